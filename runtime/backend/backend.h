@@ -1,0 +1,133 @@
+/* runtime/backend/backend.h - what a device can do: one versioned table of functions.
+ *
+ * The CPU's table is linked in; another device's comes from a plugin. The model's layer loop is
+ * written once against this table. Activations are float32 in the interface of every device-neutral
+ * op; what a backend rounds to on the way into a product (bf16 operands) is its own affair, fixed by
+ * dtype and device, never by the batch.
+ *
+ * Memory   weights, K/V and activations live in the backend; the host reads logits only. Nothing is
+ *          allocated by the step's ops (from `embed` on).
+ * Threads  ops are called by one thread (the engine's) and run in order. adapter_attach may run on
+ *          another thread at the same time as ops that do not use that slot.
+ * Exact    CPU: a row of any op's output depends on that row's inputs alone, bit for bit (design: same
+ *          request, same bits); sums over K have one fixed order whatever T is.
+ */
+#ifndef RUNTIME_BACKEND_BACKEND_H
+#define RUNTIME_BACKEND_BACKEND_H
+
+#include <stdbool.h>
+
+#include "adapters/lora_ops.h"
+#include "adapters/weights.h"
+#include "paged_kv/paged_attn.h"
+#include "proto/dtype.h"
+#include "proto/rc.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { RT_BACKEND_ABI = 1 };
+
+typedef struct rt_device rt_device; /* an open backend */
+typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
+
+typedef struct rt_device_options {
+    uint32_t threads;       /* 0: all cores */
+    const char *kernels;    /* CPU family: "auto", "portable", "avx2", "avx512", "avx512_bf16" */
+    uint32_t rows_max;      /* T of any step */
+    uint32_t width_max;     /* widest K or N of any product but the head's */
+    uint32_t slots_max;     /* adapter slots */
+    uint32_t layers;        /* of the model; an adapter slot has one entry for each */
+    uint32_t linears;       /* adaptable linears per layer */
+    uint32_t lora_rank_max;
+    kv_layout kv;           /* blocks' geometry */
+    uint32_t kv_blocks;
+    uint32_t heads;         /* query heads */
+} rt_device_options;
+
+/* A product y = x W^T (+ bias), and the adapters' deltas on top. */
+typedef struct rt_linear {
+    const rt_matrix *weight; /* [N][K] */
+    const float *bias;       /* [N] or NULL */
+    const float *x;          /* [rows][K] */
+    size_t x_stride;
+    float *y;                /* [rows][N] */
+    size_t y_stride;
+    uint32_t rows;
+    const adapter_plan *adapters; /* NULL or no segments: base only */
+    uint32_t layer, linear;       /* which deltas of a slot apply */
+} rt_linear;
+
+typedef struct rt_rope {
+    float *q, *k;             /* [rows][stride]; heads at h*D; rotated in place, rotate-half order */
+    size_t stride;
+    uint32_t rows, heads, kv_heads, head_dim;
+    const uint32_t *positions; /* [rows] */
+    const float *cos, *sin;    /* [positions][D/2] */
+} rt_rope;
+
+/* A task for all threads: called once for each part in [0, parts). */
+typedef void (*rt_task)(void *arg, uint32_t part, uint32_t parts);
+
+typedef struct rt_backend {
+    uint32_t abi;
+    const char *name;
+
+    RC_MUST_CHECK rc_code (*open)(const rt_device_options *o, rt_device **out, rc_msg *msg);
+    void (*close)(rt_device *d);
+    const char *(*describe)(const rt_device *d); /* "avx512, 2 threads"; for the start-up line */
+    /* Bytes that open takes with these options, K/V included. */
+    size_t (*bytes)(const rt_device_options *o);
+
+    /* Plain float32 arrays on the device (activations, norms, tables); 64-byte aligned, zeroed. */
+    RC_MUST_CHECK rc_code (*buffer_create)(rt_device *d, size_t floats, float **out, rc_msg *msg);
+    void (*buffer_destroy)(rt_device *d, float *buffer, size_t floats);
+
+    /* A matrix of `stored` precision (RC_F32 or RC_BF16). Rows are filled by matrix_fill, from any
+     * threads at once on disjoint row ranges that start at multiples of 32. src is row-major,
+     * src_stride elements a row, and need not be aligned. A bf16 matrix rounds; an F32 one is exact. */
+    size_t (*matrix_bytes)(uint32_t n, uint32_t k, rc_dtype stored);
+    RC_MUST_CHECK rc_code (*matrix_create)(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored,
+                                           rt_matrix **out, rc_msg *msg);
+    void (*matrix_fill)(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
+                        size_t src_stride);
+    void (*matrix_destroy)(rt_device *d, rt_matrix *m);
+
+    /* Brings an adapter's deltas into a slot, at true rank / drops them. dtype: how A and B are kept. */
+    RC_MUST_CHECK rc_code (*adapter_attach)(rt_device *d, uint32_t slot, const adapter_weights *w,
+                                            rc_dtype stored, rc_msg *msg);
+    void (*adapter_detach)(rt_device *d, uint32_t slot);
+
+    void *(*kv_buffer)(rt_device *d);
+    void (*kv_copy_rows)(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
+
+    /* The step's ops. */
+    void (*embed)(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale,
+                  float *h, size_t h_stride);
+    void (*rms_norm)(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
+                     uint32_t rows, uint32_t width, float *y, size_t y_stride);
+    void (*linear)(rt_device *d, const rt_linear *l);
+    void (*rope)(rt_device *d, const rt_rope *r);
+    void (*kv_write)(rt_device *d, const kv_write *w);
+    void (*attention)(rt_device *d, const kv_attn *a);
+    /* y[t][i] = silu(gate_up[t][i]) * gate_up[t][width + i] */
+    void (*swiglu)(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width, float *y,
+                   size_t y_stride);
+    /* h += scale * x */
+    void (*add_scaled)(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
+                       uint32_t rows, uint32_t width);
+    /* Host view of `rows` rows of a device buffer, valid until the next op that writes them. */
+    const float *(*host_rows)(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
+
+    /* Host work spread over the device's threads (sampling). */
+    void (*parallel)(rt_device *d, rt_task task, void *arg);
+    uint32_t (*threads)(const rt_device *d);
+} rt_backend;
+
+const rt_backend *rt_backend_cpu(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,55 @@
+/* runtime/model/gguf.h - bounded reader of one GGUF file (v2, v3): metadata, tensor table, dequantizing.
+ *
+ * The file is mapped; counts, lengths, offsets, alignment and nesting are checked before use.
+ * Dequantizing gives exactly the float32 values that llama.cpp's reference dequantizers give.
+ *
+ * Threads  read-only after open.
+ * Source   https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; ggml-quants.c dequantize_row_*.
+ */
+#ifndef RUNTIME_MODEL_GGUF_H
+#define RUNTIME_MODEL_GGUF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/rc.h"
+
+typedef struct rt_gguf rt_gguf;
+
+typedef struct rt_gguf_tensor {
+    const char *name;
+    uint32_t type;        /* ggml_type number */
+    uint32_t dims;
+    uint64_t shape[4];    /* ggml order: shape[0] is the contiguous one */
+    const void *data;
+    size_t bytes;
+} rt_gguf_tensor;
+
+RC_MUST_CHECK rc_code rt_gguf_open(const char *path, rt_gguf **out, rc_msg *msg);
+RC_MUST_CHECK rc_code rt_gguf_open_memory(const void *bytes, size_t count, const char *label, rt_gguf **out,
+                                          rc_msg *msg);
+void rt_gguf_close(rt_gguf *g);
+
+/* Metadata by key. Each gives false where the key is absent or of another kind; numbers of any integer or
+ * float type that fits are accepted. Strings are borrowed and not terminated. */
+bool rt_gguf_u32(const rt_gguf *g, const char *key, uint32_t *out);
+bool rt_gguf_f32(const rt_gguf *g, const char *key, float *out);
+bool rt_gguf_bool(const rt_gguf *g, const char *key, bool *out);
+bool rt_gguf_str(const rt_gguf *g, const char *key, const char **text, size_t *bytes);
+/* Arrays: count, then one element at a time. */
+bool rt_gguf_array(const rt_gguf *g, const char *key, uint64_t *count);
+bool rt_gguf_array_str(const rt_gguf *g, const char *key, uint64_t index, const char **text, size_t *bytes);
+bool rt_gguf_array_i32(const rt_gguf *g, const char *key, uint64_t index, int32_t *out);
+bool rt_gguf_array_f32(const rt_gguf *g, const char *key, uint64_t index, float *out);
+
+size_t rt_gguf_count(const rt_gguf *g);
+const rt_gguf_tensor *rt_gguf_at(const rt_gguf *g, size_t index);
+const rt_gguf_tensor *rt_gguf_find(const rt_gguf *g, const char *name); /* NULL: none */
+
+bool rt_gguf_type_known(uint32_t type);            /* can rt_gguf_row read it */
+const char *rt_gguf_type_name(uint32_t type);      /* "Q4_K", or "type 99" is NULL */
+size_t rt_gguf_row_bytes(uint32_t type, uint64_t elements);
+/* Row of `elements` values as float32. */
+void rt_gguf_row(uint32_t type, const void *src, uint64_t elements, float *out);
+
+#endif
