@@ -83,6 +83,8 @@ typedef struct rt_backend {
     /* Plain float32 arrays on the device (activations, norms, tables); 64-byte aligned, zeroed. */
     RC_MUST_CHECK rc_code (*buffer_create)(rt_device *d, size_t floats, float **out, rc_msg *msg);
     void (*buffer_destroy)(rt_device *d, float *buffer, size_t floats);
+    /* Copies host floats into a buffer, or into part of one (norms, biases, tables; at load). */
+    void (*buffer_write)(rt_device *d, float *buffer, const float *src, size_t floats);
 
     /* A matrix of `stored` precision (RC_F32 or RC_BF16). Rows are filled by matrix_fill, from any
      * threads at once on disjoint row ranges that start at multiples of 32. src is row-major,
@@ -117,6 +119,8 @@ typedef struct rt_backend {
     /* h += scale * x */
     void (*add_scaled)(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
                        uint32_t rows, uint32_t width);
+    /* x /= divisor, a true division; rows of `width` at `stride` */
+    void (*divide)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
     /* Host view of `rows` rows of a device buffer, valid until the next op that writes them. */
     const float *(*host_rows)(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
 

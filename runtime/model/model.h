@@ -62,6 +62,7 @@ typedef struct rt_step {
  * rows of the RoPE tables. */
 typedef struct rt_model_limits {
     uint32_t rows_max, logits_max, positions_max;
+    kv_layout kv; /* blocks' geometry, the same as the device was opened with */
 } rt_model_limits;
 size_t rt_model_activation_bytes(const rt_model_config *c, const rt_model_limits *limits);
 
