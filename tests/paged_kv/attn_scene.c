@@ -1,0 +1,195 @@
+#include "tests/paged_kv/attn_scene.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "proto/dtype.h"
+
+enum { PADDING = 5 };
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+float scene_value(const scene *s, char which, uint32_t seq, uint32_t position, uint32_t i)
+{
+    if (which != 'q' && position < s->shared) seq = 0;
+    uint64_t x = mix(s->seed + (uint64_t)which * 0x9e3779b97f4a7c15u + seq);
+    x = mix(x + position * 0x100000001b3u + i);
+    return (float)((double)(x >> 11) * 0x1p-52 - 1);
+}
+
+/* As the K/V buffer holds it. */
+static float stored(const scene *s, char which, uint32_t seq, uint32_t position, uint32_t i)
+{
+    float x = scene_value(s, which, seq, position, i);
+    return s->layout.element_bytes == 4 ? x : rc_bf16_to_f32(rc_f32_to_bf16(x));
+}
+
+static uint32_t entries(uint32_t positions, uint32_t block_tokens)
+{
+    return (positions + block_tokens - 1) / block_tokens;
+}
+
+void scene_create(scene *s)
+{
+    s->longest = 0;
+    for (uint32_t i = 0; i < s->seqs; i++)
+        if (s->lengths[i] > s->longest) s->longest = s->lengths[i];
+    s->table_entries = entries(s->longest, s->layout.block_tokens);
+    uint32_t blocks = s->seqs * s->table_entries + 3, shared = s->shared / s->layout.block_tokens;
+    uint32_t *shuffled = malloc(blocks * sizeof *shuffled);
+    for (uint32_t i = 0; i < blocks; i++) {
+        uint32_t j = (uint32_t)(mix(s->seed + i) % (i + 1));
+        shuffled[i] = shuffled[j];
+        shuffled[j] = i;
+    }
+    s->tables = malloc((size_t)s->seqs * s->table_entries * sizeof *s->tables);
+    for (uint32_t i = 0, next = 0; i < s->seqs; i++)
+        for (uint32_t e = 0; e < s->table_entries; e++)
+            s->tables[i * s->table_entries + e] = i && e < shared ? s->tables[e] : shuffled[next++];
+    free(shuffled);
+    s->kv_bytes = blocks * kv_block_bytes(&s->layout);
+    s->kv = malloc(s->kv_bytes);
+    memset(s->kv, 0xff, s->kv_bytes);
+    s->out = calloc((size_t)s->seqs * s->longest * s->heads * s->layout.head_dim, sizeof *s->out);
+}
+
+void scene_destroy(scene *s)
+{
+    free(s->tables);
+    free(s->kv);
+    free(s->out);
+}
+
+static float *rows_of(const scene *s, char which, const scene_run *runs, uint32_t count, uint32_t width)
+{
+    size_t rows = 0, at = 0;
+    for (uint32_t i = 0; i < count; i++) rows += runs[i].rows;
+    float *x = malloc(rows * (width + PADDING) * sizeof *x);
+    for (size_t i = 0; i < rows * (width + PADDING); i++) x[i] = NAN;
+    for (uint32_t i = 0; which && i < count; i++)
+        for (uint32_t r = 0; r < runs[i].rows; r++, at += width + PADDING)
+            for (uint32_t j = 0; j < width; j++) x[at + j] = scene_value(s, which, runs[i].seq, runs[i].from + r, j);
+    return x;
+}
+
+/* Spans of the runs; past_shared of them, the last ones, become one group where grouped. */
+static kv_plan plan_of(const scene *s, const scene_run *runs, uint32_t count, int grouped)
+{
+    kv_span *spans = malloc(count * sizeof *spans);
+    kv_group *groups = malloc(count * sizeof *groups);
+    uint32_t row = 0, groups_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        spans[i] = (kv_span){row, runs[i].rows, runs[i].from, runs[i].seq * s->table_entries};
+        row += runs[i].rows;
+        int joins = grouped && s->shared && runs[i].from >= s->shared;
+        if (joins && groups_count && groups[groups_count - 1].shared_tokens)
+            groups[groups_count - 1].spans++;
+        else
+            groups[groups_count++] = (kv_group){i, 1, joins ? s->shared : 0};
+    }
+    return (kv_plan){spans, count, groups, groups_count, s->tables};
+}
+
+static void plan_free(kv_plan *p)
+{
+    free((void *)p->spans);
+    free((void *)p->groups);
+}
+
+void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count, uint32_t parts)
+{
+    uint32_t width = s->layout.kv_heads * s->layout.head_dim;
+    kv_plan plan = plan_of(s, runs, count, 0);
+    float *k = rows_of(s, 'k', runs, count, width), *v = rows_of(s, 'v', runs, count, width);
+    kv_write w = {&s->layout, &plan, s->layer, k, v, width + PADDING, s->kv};
+    for (uint32_t p = 0; p < parts; p++) kernels->write(&w, p, parts);
+    free(k);
+    free(v);
+    plan_free(&plan);
+}
+
+void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count, int grouped,
+                  uint32_t parts)
+{
+    uint32_t width = s->heads * s->layout.head_dim;
+    kv_plan plan = plan_of(s, runs, count, grouped);
+    float *q = rows_of(s, 'q', runs, count, width), *out = rows_of(s, 0, runs, count, width);
+    kv_attn a = {&s->layout, &plan, s->layer, s->heads, 1 / sqrtf((float)s->layout.head_dim), q, width + PADDING,
+                 out, width + PADDING, s->kv};
+    size_t bytes = kv_attn_cpu_scratch_bytes(&s->layout, s->heads, 1);
+    for (uint32_t p = 0; p < parts; p++) {
+        void *scratch = malloc(bytes);
+        memset(scratch, 0xff, bytes);
+        kernels->attn(&a, p, parts, scratch);
+        free(scratch);
+    }
+    const float *row = out;
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t r = 0; r < runs[i].rows; r++, row += width + PADDING) {
+            memcpy(s->out + ((size_t)runs[i].seq * s->longest + runs[i].from + r) * width, row, width * sizeof *row);
+            for (uint32_t j = width; j < width + PADDING; j++) assert_true(isnan(row[j]));
+        }
+    free(q);
+    free(out);
+    plan_free(&plan);
+}
+
+static void check_head(const scene *s, uint32_t seq, uint32_t position, uint32_t head, double *p)
+{
+    uint32_t dim = s->layout.head_dim, g = head / (s->heads / s->layout.kv_heads);
+    float scale = 1 / sqrtf((float)dim);
+    double top = -INFINITY, sum = 0;
+    for (uint32_t t = 0; t <= position; t++) {
+        p[t] = 0;
+        for (uint32_t d = 0; d < dim; d++)
+            p[t] += (double)scene_value(s, 'q', seq, position, head * dim + d) * stored(s, 'k', seq, t, g * dim + d);
+        p[t] *= scale;
+        if (p[t] > top) top = p[t];
+    }
+    for (uint32_t t = 0; t <= position; t++) sum += p[t] = exp(p[t] - top);
+    for (uint32_t d = 0; d < dim; d++) {
+        double want = 0;
+        for (uint32_t t = 0; t <= position; t++) want += p[t] / sum * stored(s, 'v', seq, t, g * dim + d);
+        float got = s->out[((size_t)seq * s->longest + position) * s->heads * dim + head * dim + d];
+        if (!(fabs(got - want) <= 2e-6))
+            fail_msg("seq %u position %u head %u dim %u: %.9g, expected %.9g", seq, position, head, d, got, want);
+    }
+}
+
+void scene_check_naive(const scene *s)
+{
+    double *p = malloc(s->longest * sizeof *p);
+    for (uint32_t seq = 0; seq < s->seqs; seq++)
+        for (uint32_t position = 0; position < s->lengths[seq]; position += 1 + position / 8)
+            for (uint32_t head = 0; head < s->heads; head++) check_head(s, seq, position, head, p);
+    free(p);
+}
+
+uint32_t scene_families(const kv_cpu_kernels *out[4])
+{
+    uint32_t count = 0;
+    const kv_cpu_kernels *k;
+    if ((k = kv_cpu_kernels_of("portable"))) out[count++] = k;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (k = kv_cpu_kernels_of("avx2")))
+        out[count++] = k;
+    int has_avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                     __builtin_cpu_supports("avx512dq");
+    if (has_avx512 && (k = kv_cpu_kernels_of("avx512"))) out[count++] = k;
+    if (has_avx512 && __builtin_cpu_supports("avx512bf16") && (k = kv_cpu_kernels_of("avx512_bf16")))
+        out[count++] = k;
+#endif
+    return count;
+}

@@ -1,0 +1,186 @@
+/* Attention against its definition, and the same bits however a step is cut. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/paged_kv/attn_scene.h"
+
+typedef struct shape {
+    uint32_t kv_heads, heads, dim;
+} shape;
+
+static const shape shapes[] = {{1, 1, 16}, {2, 8, 64}, {3, 9, 22}, {1, 4, 80}, {2, 2, 128}, {1, 7, 36}, {1, 100, 8}};
+enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static scene make(shape h, uint32_t block_tokens, uint32_t element_bytes, uint32_t shared)
+{
+    scene s = {.layout = {2, h.kv_heads, h.dim, block_tokens, element_bytes}, .heads = h.heads, .layer = 1,
+               .seqs = 4, .lengths = {shared + 1, shared + 70, shared + 131, shared + 64}, .shared = shared,
+               .seed = h.dim};
+    scene_create(&s);
+    return s;
+}
+
+/* Every row of every sequence in one step. */
+static void run_whole(scene *s, const kv_cpu_kernels *k, uint32_t parts)
+{
+    scene_run runs[16];
+    for (uint32_t i = 0; i < s->seqs; i++) runs[i] = (scene_run){i, 0, s->lengths[i]};
+    scene_write(s, k, runs, s->seqs, parts);
+    scene_attend(s, k, runs, s->seqs, 0, parts);
+}
+
+/* Steps that take up to `most` rows of each sequence; grouped once all are past what they share. */
+static void run_chunks(scene *s, const kv_cpu_kernels *k, uint32_t most, int grouped, uint32_t parts)
+{
+    uint32_t at[16] = {0}, count = 1;
+    while (count) {
+        scene_run runs[16];
+        count = 0;
+        for (uint32_t i = 0; i < s->seqs; i++) {
+            uint32_t end = at[i] < s->shared ? s->shared : s->lengths[i];
+            uint32_t rows = end - at[i] < most ? end - at[i] : most;
+            if (rows) runs[count++] = (scene_run){i, at[i], rows};
+            at[i] += rows;
+        }
+        if (!count) break;
+        scene_write(s, k, runs, count, parts);
+        scene_attend(s, k, runs, count, grouped, parts);
+    }
+}
+
+static size_t out_bytes(const scene *s)
+{
+    return (size_t)s->seqs * s->longest * s->heads * s->layout.head_dim * sizeof *s->out;
+}
+
+static float *take_out(const scene *s)
+{
+    float *copy = malloc(out_bytes(s));
+    memcpy(copy, s->out, out_bytes(s));
+    memset(s->out, 0, out_bytes(s));
+    return copy;
+}
+
+static void agrees_with_the_definition_in_double_precision(void **state)
+{
+    (void)state;
+    const kv_cpu_kernels *families[4];
+    uint32_t count = scene_families(families);
+    for (uint32_t f = 0; f < count; f++)
+        for (uint32_t i = 0; i < SHAPES; i++)
+            for (uint32_t bytes = 2; bytes <= 4; bytes += 2) {
+                scene s = make(shapes[i], 16, bytes, 0);
+                run_whole(&s, families[f], 1);
+                scene_check_naive(&s);
+                scene_destroy(&s);
+            }
+}
+
+static void no_bit_depends_on_chunks_parts_or_groups(void **state)
+{
+    (void)state;
+    const kv_cpu_kernels *families[4];
+    uint32_t count = scene_families(families);
+    static const uint32_t parts[] = {1, 2, 3, 5}, chunks[] = {1, 5, 67, 1000};
+    for (uint32_t f = 0; f < count; f++)
+        for (uint32_t i = 0; i < SHAPES; i++) {
+            scene s = make(shapes[i], 32, i % 2 ? 2 : 4, 128);
+            run_whole(&s, families[f], 1);
+            float *want = take_out(&s);
+            for (uint32_t c = 0; c < 4; c++)
+                for (int grouped = 0; grouped <= 1; grouped++) {
+                    run_chunks(&s, families[f], chunks[c], grouped, parts[(c + i) % 4]);
+                    assert_memory_equal(s.out, want, out_bytes(&s));
+                    memset(s.out, 0, out_bytes(&s));
+                }
+            free(want);
+            scene_destroy(&s);
+        }
+}
+
+static void no_bit_depends_on_the_block_size(void **state)
+{
+    (void)state;
+    const kv_cpu_kernels *families[4];
+    uint32_t count = scene_families(families);
+    for (uint32_t f = 0; f < count; f++)
+        for (uint32_t bytes = 2; bytes <= 4; bytes += 2) {
+            float *want = NULL;
+            for (uint32_t block = 8; block <= 256; block *= 2) {
+                scene s = make(shapes[2], block, bytes, 256);
+                run_chunks(&s, families[f], 33, 1, 2);
+                float *got = take_out(&s);
+                if (want) assert_memory_equal(got, want, out_bytes(&s));
+                free(want);
+                want = got;
+                scene_destroy(&s);
+            }
+            free(want);
+        }
+}
+
+static void wide_families_agree_bit_for_bit(void **state)
+{
+    (void)state;
+    const kv_cpu_kernels *families[4];
+    uint32_t count = scene_families(families);
+    for (uint32_t i = 0; i < SHAPES; i++) {
+        float *want = NULL;
+        for (uint32_t f = 1; f < count; f++) {
+            scene s = make(shapes[i], 16, i % 2 ? 4 : 2, 64);
+            run_whole(&s, families[f], 2);
+            float *got = take_out(&s);
+            if (want) assert_memory_equal(got, want, out_bytes(&s));
+            free(want);
+            want = got;
+            scene_destroy(&s);
+        }
+        free(want);
+    }
+}
+
+/* Scores far apart: everything but the winner underflows, also across tiles. */
+static void one_position_may_take_all_the_weight(void **state)
+{
+    (void)state;
+    const kv_cpu_kernels *families[4];
+    uint32_t count = scene_families(families);
+    enum { ROWS = 130, DIM = 4 };
+    kv_layout layout = {1, 1, DIM, 16, 4};
+    uint32_t table[9] = {8, 7, 6, 5, 4, 3, 2, 1, 0};
+    kv_span span = {0, ROWS, 0, 0};
+    kv_group group = {0, 1, 0};
+    kv_plan plan = {&span, 1, &group, 1, table};
+    static float q[ROWS * DIM], k[ROWS * DIM], v[ROWS * DIM], out[ROWS * DIM], kv[9 * 16 * 2 * DIM];
+    for (uint32_t f = 0; f < count; f++)
+        for (uint32_t winner = 0; winner < ROWS; winner += 43) {
+            for (uint32_t i = 0; i < ROWS * DIM; i++) {
+                q[i] = 1000;
+                k[i] = i / DIM == winner ? 1000 : -1000;
+                v[i] = (float)i;
+            }
+            kv_write w = {&layout, &plan, 0, k, v, DIM, kv};
+            kv_attn a = {&layout, &plan, 0, 1, 1, q, DIM, out, DIM, kv};
+            void *scratch = malloc(kv_attn_cpu_scratch_bytes(&layout, 1, ROWS));
+            families[f]->write(&w, 0, 1);
+            families[f]->attn(&a, 0, 1, scratch);
+            free(scratch);
+            for (uint32_t i = winner * DIM; i < ROWS * DIM; i++) assert_true(out[i] == v[winner * DIM + i % DIM]);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(agrees_with_the_definition_in_double_precision),
+        cmocka_unit_test(no_bit_depends_on_chunks_parts_or_groups),
+        cmocka_unit_test(no_bit_depends_on_the_block_size),
+        cmocka_unit_test(wide_families_agree_bit_for_bit),
+        cmocka_unit_test(one_position_may_take_all_the_weight),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
