@@ -9,9 +9,10 @@
  *                 full: shared as it is             half-filled: shared by copying its first rows
  *
  * A block is in one state, and free + cached + live == blocks_max after every call:
- *     free   -> live     kv_seq_extend(), or kv_seq_open() for the rows that it copies
- *     cached -> live     kv_seq_open() finds its content
- *     cached -> free     evicted by whoever needs a block: least recently used first
+ *     free   -> live     kv_seq_reserve(), or kv_seq_open() for the rows that it copies
+ *     cached -> live     kv_seq_open() or kv_seq_commit() finds its content
+ *     cached -> free     evicted by whoever needs a block: least recently used first; or another
+ *                        block has all of its rows by now
  *     live   -> cached   the last sequence leaves, and the block has rows that no other block has
  *     live   -> free     the last sequence leaves, and it does not
  *
@@ -49,6 +50,7 @@ typedef struct kv_options {
     uint32_t block_tokens;    /* a power of two, 8 .. 256 */
     uint32_t seqs_max;        /* sequences open at once */
     uint32_t seq_tokens_max;  /* positions that one sequence may hold */
+    uint32_t salts_max;       /* distinct salts known at once; 0: seqs_max + 1024 */
     bool enable_prefix_cache; /* false: nothing is ever found; blocks go from live to free */
 } kv_options;
 
@@ -72,14 +74,16 @@ typedef struct kv_stats {
     uint64_t evictions; /* cached blocks given to somebody else, since kv_create() */
 } kv_stats;
 
-/* Host memory that kv_create() will take. */
+/* Host memory that kv_create() will take; 0 if it would refuse the options.
+ * Errors INVALID_ARGUMENT: a count is out of range. RESOURCE_EXHAUSTED: no memory. */
 size_t kv_bytes(const kv_options *options);
 RC_MUST_CHECK rc_code kv_create(const kv_options *options, kv **out, rc_msg *msg);
 void kv_destroy(kv *m); /* NULL is allowed */
 
 /* Id of a cache group's salt; equal bytes give equal ids while anything uses them. The caller holds
  * one reference until kv_salt_release(); open sequences and blocks hold their own. 0 bytes give id 0.
- * Errors RESOURCE_EXHAUSTED: every salt entry is in use. INVALID_ARGUMENT: over 256 bytes. */
+ * A salt that only cached blocks use gives way, with them, to a new one that finds no entry.
+ * Errors RESOURCE_EXHAUSTED: salts_max salts are held. INVALID_ARGUMENT: over 256 bytes. */
 enum { KV_SALT_BYTES_MAX = 256 };
 RC_MUST_CHECK rc_code kv_salt_intern(kv *m, const void *bytes, size_t count, uint32_t *salt, rc_msg *msg);
 void kv_salt_release(kv *m, uint32_t salt);
@@ -89,13 +93,17 @@ void kv_salt_release(kv *m, uint32_t salt);
 uint32_t kv_find(const kv *m, const int32_t *tokens, uint32_t tokens_count, kv_identity identity);
 
 /* Opens a sequence that holds the longest cached prefix of `tokens` (see kv_find), at most reuse_max
- * rows of it (0: computes everything, though its own rows are shared with later sequences).
+ * rows of it (0: computes everything, though its own rows are shared with later sequences). A cached
+ * half-filled block whose rows are all wanted is taken over, not copied.
  * Gives  *seq and *hit.
+ * Needs  tokens_count <= seq_tokens_max.
  * Errors RESOURCE_EXHAUSTED: seqs_max are open, or no block for the rows to copy. */
 RC_MUST_CHECK rc_code kv_seq_open(kv *m, const int32_t *tokens, uint32_t tokens_count,
                                   kv_identity identity, uint32_t reuse_max, kv_seq *seq, kv_hit *hit);
 
-/* The rows named by the open's kv_hit are copied: lets go of copy_from. Needed iff copy_rows > 0. */
+/* The copy that an open's or a cut's kv_hit asks for is done, or queued before whatever comes next:
+ * lets go of copy_from, which counts as live until then. Needed iff copy_rows > 0, before the sequence is
+ * committed to or cut, and better before kv_seq_reserve(), which may want that block. */
 void kv_seq_copied(kv *m, kv_seq seq);
 
 /* Makes room so that the sequence can hold `length` positions in all, evicting cached blocks if it
@@ -111,7 +119,7 @@ void kv_seq_commit(kv *m, kv_seq seq, const int32_t *tokens, uint32_t count);
 /* Forgets the positions from `length` on and lets go of blocks past it. A block that others share or
  * that stays findable is replaced by a copy: then *hit says which rows to copy (as in kv_seq_open).
  * The identity of later rows is `identity`, which must equal the old one for rows before `length`.
- * Errors RESOURCE_EXHAUSTED: no block for the copy. */
+ * Errors RESOURCE_EXHAUSTED: others share the block, and there is none for the copy. */
 RC_MUST_CHECK rc_code kv_seq_cut(kv *m, kv_seq seq, uint32_t length, kv_identity identity, kv_hit *hit);
 
 /* Lets go of all blocks; the handle is dead. This is how a sequence is preempted, too: what it had
@@ -123,8 +131,11 @@ uint32_t kv_seq_length(const kv *m, kv_seq seq); /* committed positions */
 /* Block ids in position order, [*count]. Valid until the next call that takes this seq. */
 const uint32_t *kv_seq_blocks(const kv *m, kv_seq seq, uint32_t *count);
 
+/* Start of the one array in which the tables of all sequences lie: kv_seq_blocks() points into it. */
+const uint32_t *kv_tables(const kv *m);
+
 kv_stats kv_get_stats(const kv *m);
-void kv_check(const kv *m); /* aborts where an invariant is broken; O(blocks_max), for tests */
+void kv_check(const kv *m); /* aborts where an invariant is broken; slow, allocates: for tests */
 
 #ifdef __cplusplus
 }
