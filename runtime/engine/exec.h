@@ -9,6 +9,7 @@
 #define RUNTIME_ENGINE_EXEC_H
 
 #include "runtime/model/model.h"
+#include "runtime/sched/scheduler.h"
 
 typedef struct rt_exec {
     void *ctx;

@@ -1,0 +1,165 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/api/mica_internal.h"
+
+adapter_content *mica__find_name(const mica *m, const char *name)
+{
+    for (uint32_t i = 0; i < m->names_count; i++)
+        if (!strcmp(m->names[i].name, name)) return m->names[i].content;
+    return NULL;
+}
+
+static rc_code tokenize(void *ctx, const char *text, int32_t *ids, uint32_t max, uint32_t *count, rc_msg *msg)
+{
+    const mica *m = ctx;
+    int32_t *found;
+    size_t n;
+    if (!m->tokenizer)
+        return rc_fail(RC_FAILED_PRECONDITION, msg, "an invocation string needs a tokenizer, which the model does not have");
+    RC_TRY(rt_tokenizer_encode(m->tokenizer, text, strlen(text), false, max, &found, &n, msg));
+    memcpy(ids, found, n * sizeof *ids);
+    *count = (uint32_t)n;
+    free(found);
+    return RC_OK;
+}
+
+/* Hands an operation to the engine's thread and waits. The lock is held. */
+static rc_code run_op(mica *m, mica__op *op, rc_msg *err)
+{
+    while (m->op) pthread_cond_wait(&m->op_ended, &m->lock);
+    m->op = op;
+    pthread_cond_signal(&m->work);
+    while (!op->done) pthread_cond_wait(&m->op_ended, &m->lock);
+    if (op->code != RC_OK && err) *err = op->msg;
+    return op->code;
+}
+
+static rc_code check_name(const mica *m, const char *name, rc_msg *err)
+{
+    size_t bytes = strlen(name);
+    if (!bytes || bytes > ADAPTER_NAME_BYTES_MAX)
+        return rc_fail(RC_INVALID_ARGUMENT, err, "an adapter's name must have 1 to %d bytes, got %zu",
+                       ADAPTER_NAME_BYTES_MAX, bytes);
+    if (!strcmp(name, m->model_name))
+        return rc_fail(RC_ALREADY_EXISTS, err, "adapter name '%.200s' is the base model's", name);
+    if (mica__find_name(m, name)) return rc_fail(RC_ALREADY_EXISTS, err, "adapter '%.200s' is loaded already", name);
+    if (m->names_count == MICA__ADAPTERS_MAX)
+        return rc_fail(RC_RESOURCE_EXHAUSTED, err, "%d adapters are loaded, which is the most", MICA__ADAPTERS_MAX);
+    return RC_OK;
+}
+
+/* Publishes weights under a name; on failure frees them. */
+static rc_code add(mica *m, const char *name, adapter_weights *w, rc_msg *err)
+{
+    mica__op op = { .name = name, .weights = w };
+    size_t bytes = w->bytes;
+    rc_code code;
+    pthread_mutex_lock(&m->lock);
+    code = check_name(m, name, err);
+    if (code == RC_OK) code = run_op(m, &op, err);
+    if (code == RC_OK) {
+        mica__name *n = &m->names[m->names_count++];
+        snprintf(n->name, sizeof n->name, "%s", name);
+        n->content = op.content;
+        m->bytes_adapters += bytes;
+    } else {
+        adapter_weights_free(w);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+rc_code mica_adapter_load(mica *m, const char *name, const char *path, rc_msg *err)
+{
+    adapter_weights *w;
+    rc_code code;
+    pthread_mutex_lock(&m->lock);
+    code = check_name(m, name, err); /* before the reading, which is slow */
+    pthread_mutex_unlock(&m->lock);
+    if (code != RC_OK) return code;
+    RC_TRY(adapter_weights_load(path, &m->shape, tokenize, m, &w, err));
+    return add(m, name, w, err);
+}
+
+rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qkv_only, bool alora, uint64_t seed,
+                               rc_msg *err)
+{
+    adapter_weights *w;
+    RC_TRY(mica__synthetic_weights(&m->shape, rank, qkv_only, alora, seed, &w, err));
+    return add(m, name, w, err);
+}
+
+rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err)
+{
+    mica__op op = { .removes = true, .name = name };
+    rc_code code = RC_OK;
+    pthread_mutex_lock(&m->lock);
+    adapter_content *content = mica__find_name(m, name);
+    if (!content) code = rc_fail(RC_NOT_FOUND, err, "adapter '%.200s' is not loaded", name);
+    for (uint32_t i = 0; content && i < m->names_count; i++)
+        if (m->names[i].content == content) { /* from now on no request finds it */
+            m->bytes_adapters -= adapter_content_weights(content)->bytes;
+            memmove(&m->names[i], &m->names[i + 1], (--m->names_count - i) * sizeof *m->names);
+            break;
+        }
+    if (content) code = run_op(m, &op, err);
+    pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+/* ---- random adapters, for benchmarks ---- */
+
+static float next_random(uint64_t *state, float gain)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return ((float)(*state >> 40) * 0x1p-23f - 1.0f) * gain;
+}
+
+static uint16_t *random_matrix(size_t count, float gain, uint64_t *state, uint16_t **at)
+{
+    uint16_t *matrix = *at;
+    for (size_t i = 0; i < count; i++) matrix[i] = rc_f32_to_bf16(next_random(state, gain));
+    *at += count;
+    return matrix;
+}
+
+static bool wanted(const adapter_module *module, bool qkv_only) { return !qkv_only || module->linear == RT_LINEAR_QKV; }
+
+rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only, bool alora, uint64_t seed,
+                                adapter_weights **out, rc_msg *msg)
+{
+    size_t elements = 0, count = 0;
+    if (!rank || rank > shape->rank_max)
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "rank must be in [1, %u] (--max-lora-rank), got %u", shape->rank_max, rank);
+    for (uint32_t i = 0; i < shape->modules_count; i++) {
+        const adapter_module *module = &shape->modules[i];
+        if (!wanted(module, qkv_only)) continue;
+        elements += ((size_t)module->in + module->out) * rank * shape->layers;
+        count += shape->layers;
+    }
+    adapter_weights *w = calloc(1, sizeof *w);
+    adapter_delta *deltas = calloc(count, sizeof *deltas);
+    uint16_t *at = malloc(elements * sizeof *at), *storage = at;
+    if (!w || !deltas || !at) {
+        free(w);
+        free(deltas);
+        free(at);
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an adapter of %zu bytes", elements * sizeof *at);
+    }
+    *w = (adapter_weights){ .kind = alora ? ADAPTER_ALORA : ADAPTER_LORA, .rank_max = rank, .deltas = deltas,
+                            .bytes = elements * sizeof *at, .storage = storage };
+    for (uint32_t layer = 0; layer < shape->layers; layer++)
+        for (uint32_t i = 0; i < shape->modules_count; i++) {
+            const adapter_module *module = &shape->modules[i];
+            if (!wanted(module, qkv_only)) continue;
+            adapter_delta *d = &deltas[w->deltas_count++];
+            *d = (adapter_delta){ .layer = layer, .linear = module->linear, .in = module->in, .out = module->out,
+                                  .out_offset = module->out_offset, .rank = rank, .scaling = 1, .dtype = RC_BF16 };
+            d->a = random_matrix((size_t)rank * module->in, 1 / sqrtf((float)module->in), &seed, &at);
+            d->b = random_matrix((size_t)rank * module->out, 0.5f / sqrtf((float)rank), &seed, &at);
+        }
+    *out = w;
+    return RC_OK;
+}

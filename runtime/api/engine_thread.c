@@ -1,0 +1,88 @@
+#include "runtime/api/mica_internal.h"
+
+void mica__wake(void *arg)
+{
+    mica *m = arg;
+    pthread_mutex_lock(&m->lock);
+    m->woken = true;
+    pthread_cond_signal(&m->work);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Carries out the commands of one request: a few list operations, so the lock stays held. */
+static void take_command(mica *m)
+{
+    rt_request *r = m->commands;
+    m->commands = r->next_command;
+    if (!m->commands) m->commands_tail = NULL;
+    if (r->wants_submit) rt_engine_submit(m->engine, r);
+    if (r->wants_cancel) rt_engine_cancel(m->engine, r);
+    for (uint32_t i = 0; i < r->choices_count; i++)
+        if (r->choices[i].wants_cancel) rt_engine_cancel_choice(m->engine, &r->choices[i]);
+    r->in_commands = r->wants_submit = r->wants_cancel = false;
+    mica__forget_if_over(m, r);
+}
+
+static void run_op(mica *m)
+{
+    mica__op *op = m->op;
+    adapter_registry *r = rt_engine_adapters(m->engine);
+    op->code = op->removes ? adapter_registry_remove(r, op->name, &op->msg)
+                           : adapter_registry_add(r, op->name, op->weights, &op->msg);
+    if (!op->removes && op->code == RC_OK) op->content = adapter_registry_find(r, op->name);
+    op->done = true;
+    m->op = NULL;
+    pthread_cond_broadcast(&m->op_ended);
+}
+
+/* Jobs of the registry go to the loader's thread, and what it has done comes back. */
+static void serve_adapters(mica *m)
+{
+    adapter_registry *r = rt_engine_adapters(m->engine);
+    adapter_job job;
+    bool ok;
+    while (rt_loader_take_done(m->loader, &job, &ok)) {
+        adapter_content *content = job.content;
+        if (!ok && content) rt_engine_fail_adapter(m->engine, content);
+        adapter_registry_job_done(r, &job, ok);
+    }
+    while (adapter_registry_next_job(r, &job)) rt_loader_give(m->loader, &job);
+}
+
+static void update_stats(mica *m)
+{
+    rt_engine_stats s = rt_engine_get_stats(m->engine);
+    const adapter_registry *r = rt_engine_adapters(m->engine);
+    uint32_t resident = 0, known = adapter_registry_count(r);
+    for (uint32_t i = 0; i < known; i++)
+        resident += adapter_content_slot(adapter_registry_at(r, i)) != ADAPTER_NO_SLOT;
+    m->stats = (mica_stats){
+        .running = s.sched.running, .waiting = s.sched.waiting, .prompt_tokens = s.prompt_tokens,
+        .generated_tokens = s.generated_tokens, .cached_prompt_tokens = s.cached_tokens, .computed_tokens = s.rows,
+        .steps = s.steps, .preemptions = s.sched.preemptions, .blocks_total = m->plan.engine.blocks_max,
+        .blocks_live = s.cache.blocks_live, .blocks_cached = s.cache.blocks_cached, .adapters_known = known,
+        .adapters_resident = resident };
+}
+
+void *mica__run(void *arg)
+{
+    mica *m = arg;
+    bool ran = false;
+    pthread_mutex_lock(&m->lock);
+    while (!m->stopping) {
+        while (!ran && !m->stopping && !m->woken && !m->commands && !m->op) pthread_cond_wait(&m->work, &m->lock);
+        m->woken = false;
+        while (m->commands) take_command(m);
+        if (m->op) run_op(m);
+        pthread_mutex_unlock(&m->lock);
+        serve_adapters(m);
+        ran = rt_engine_step(m->engine);
+        serve_adapters(m);
+        rt_choice *news = rt_engine_take_news(m->engine);
+        pthread_mutex_lock(&m->lock);
+        update_stats(m);
+        mica__publish(m, news);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return NULL;
+}

@@ -1,0 +1,283 @@
+#include "runtime/mica.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/api/mica_internal.h"
+
+/* ---- opening ---- */
+
+static uint64_t resident_bytes(void)
+{
+    unsigned long long total, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%llu %llu", &total, &resident) != 2) resident = 0;
+    if (f) fclose(f);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* A dummy model may come without a tokenizer: then prompts are token ids and there is no text. */
+static rc_code open_tokenizer(mica *m, rc_msg *err)
+{
+    char path[4096];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/tokenizer.json", m->o.model);
+    if (m->o.load_dummy && stat(path, &st)) return RC_OK;
+    RC_TRY(rt_tokenizer_open(m->o.model, &m->tokenizer, err));
+    m->limits.piece_max = rt_tokenizer_piece_max(m->tokenizer);
+    return RC_OK;
+}
+
+static rc_code open_model(mica *m, rc_msg *err)
+{
+    mica__plan *p = &m->plan;
+    rt_model_options model = { .path = m->o.model, .dummy = m->o.load_dummy, .seed = m->o.seed, .dtype = p->info.dtype,
+                               .threads = m->o.threads, .progress = m->o.progress, .progress_ctx = m->o.progress_ctx };
+    rt_exec_model *x = &m->exec_model;
+    x->backend = m->backend;
+    x->adapter_dtype = p->info.dtype;
+    RC_TRY(m->backend->open(&p->device, &x->device, err));
+    RC_TRY(rt_model_open(&model, &p->info, &p->limits, m->backend, x->device, &x->model, err));
+    rt_exec_model_init(&m->exec, x, p->info.config.vocab, p->limits.logits_max);
+    snprintf(m->device_text, sizeof m->device_text, "%s %s", m->backend->name, m->backend->describe(x->device));
+    return RC_OK;
+}
+
+static void set_limits(mica *m)
+{
+    const mica__plan *p = &m->plan;
+    m->limits.vocab = p->info.config.vocab;
+    m->limits.max_model_len = p->max_model_len;
+    m->limits.engine_seed = m->o.seed;
+    m->limits.eos = p->info.config.eos;
+    m->limits.eos_count = p->info.config.eos_count;
+    m->limits.require_activation = m->o.require_activation;
+    rt_model_adapter_shape(&p->info.config, &m->shape);
+    m->shape.rank_max = p->device.lora_rank_max;
+}
+
+static rc_code start(mica *m, rc_msg *err)
+{
+    m->plan.engine.exec = m->exec;
+    RC_TRY(rt_engine_create(&m->plan.engine, &m->engine, err));
+    RC_TRY(rt_loader_create(&m->exec, m->plan.engine.slots_max, mica__wake, m, &m->loader, err));
+    m->names = calloc(MICA__ADAPTERS_MAX, sizeof *m->names);
+    m->event_text = malloc(MICA__EVENT_TEXT_BYTES);
+    if (!m->names || !m->event_text) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for the adapters' names");
+    if (pthread_create(&m->thread, NULL, mica__run, m))
+        return rc_fail(RC_INTERNAL, err, "the engine's thread could not be started");
+    m->thread_runs = true;
+    return RC_OK;
+}
+
+static rc_code load_adapters(mica *m, rc_msg *err)
+{
+    for (size_t i = 0; i < m->o.adapters_count; i++)
+        RC_TRY(mica_adapter_load(m, m->o.adapters[i].name, m->o.adapters[i].path, err));
+    return RC_OK;
+}
+
+static rc_code open_parts(mica *m, rc_msg *err)
+{
+    const mica__plan *p = &m->plan;
+    uint64_t program;
+    RC_TRY(mica__plan_make(&m->o, m->backend, &m->plan, err));
+    set_limits(m);
+    RC_TRY(open_tokenizer(m, err));
+    program = resident_bytes();
+    RC_TRY(open_model(m, err));
+    RC_TRY(start(m, err));
+    RC_TRY(load_adapters(m, err));
+    m->planned_bytes = p->info.weight_bytes + p->kv_bytes + 2 * m->bytes_adapters + p->activation_bytes +
+                       p->device_bytes + rt_engine_bytes(&p->engine) + program;
+    mica__plan_print(m, program);
+    return RC_OK;
+}
+
+/* An older caller's struct is shorter: what it does not have stays at the default. */
+static rc_code copy_options(mica *m, const mica_options *options, rc_msg *err)
+{
+    if (options->size < offsetof(mica_options, load_dummy) || options->size > sizeof *options)
+        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_options.size is %zu: use MICA_OPTIONS_INIT", options->size);
+    memcpy(&m->o, options, options->size);
+    if (!m->o.model) return rc_about(rc_fail(RC_INVALID_ARGUMENT, err, "--model is missing"), err, "--model");
+    m->model_name = strdup(m->o.served_model_name ? m->o.served_model_name : m->o.model);
+    m->o.model = strdup(m->o.model);
+    if (m->model_name && m->o.model) return RC_OK;
+    return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory to open a model");
+}
+
+rc_code mica_open(const mica_options *options, mica **out, rc_msg *err)
+{
+    pthread_condattr_t monotonic;
+    mica *m = calloc(1, sizeof *m);
+    rc_code code;
+    if (!m) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory to open a model");
+    m->backend = rt_backend_cpu();
+    m->limits.piece_max = 1;
+    m->next_id = 1;
+    m->news_fd = eventfd(0, EFD_CLOEXEC);
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&m->news_came, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_cond_init(&m->work, NULL);
+    pthread_cond_init(&m->op_ended, NULL);
+    code = m->news_fd < 0 ? rc_fail(RC_INTERNAL, err, "no file descriptor for events") : copy_options(m, options, err);
+    if (code == RC_OK) code = open_parts(m, err);
+    if (code == RC_OK) *out = m;
+    else mica_close(m);
+    return code;
+}
+
+void mica_close(mica *m)
+{
+    if (!m) return;
+    if (m->thread_runs) {
+        pthread_mutex_lock(&m->lock);
+        m->stopping = true;
+        pthread_cond_signal(&m->work);
+        pthread_mutex_unlock(&m->lock);
+        pthread_join(m->thread, NULL);
+    }
+    rt_loader_destroy(m->loader);
+    rt_engine_destroy(m->engine);
+    for (uint32_t i = 0; i < MICA__ID_BUCKETS; i++)
+        for (rt_request *r = m->by_id[i], *next; r; r = next) {
+            next = r->next_by_id;
+            rt_request_free(r);
+        }
+    rt_model_close(m->exec_model.model);
+    if (m->exec_model.device) m->backend->close(m->exec_model.device);
+    rt_tokenizer_close(m->tokenizer);
+    if (m->news_fd >= 0) close(m->news_fd);
+    pthread_mutex_destroy(&m->lock);
+    pthread_cond_destroy(&m->news_came);
+    pthread_cond_destroy(&m->work);
+    pthread_cond_destroy(&m->op_ended);
+    free(m->event_text);
+    free(m->names);
+    free(m->model_name);
+    if (m->o.model) free((char *)m->o.model);
+    free(m);
+}
+
+/* ---- requests ---- */
+
+static rc_code make_request(mica *m, const mica_request *q, rt_request **out, rc_msg *err)
+{
+    int32_t *ids = NULL;
+    size_t count;
+    rc_code code;
+    RC_TRY(rt_request_validate(q, &m->limits, err));
+    if (q->prompt_ids) return rt_request_create(q, q->prompt_ids, q->prompt_ids_count, &m->limits, out, err);
+    RC_TRY(mica_tokenize(m, q->prompt_text ? q->prompt_text : "", q->prompt_text_bytes, q->add_special_tokens, &ids,
+                         &count, err));
+    code = rt_request_create(q, ids, count, &m->limits, out, err);
+    free(ids);
+    return code;
+}
+
+/* Finds the adapter and queues the request under one hold of the lock. */
+static rc_code queue_request(mica *m, const mica_request *q, rt_request *r, rc_msg *err)
+{
+    adapter_content *adapter = NULL;
+    if (q->model && strcmp(q->model, m->model_name)) {
+        adapter = mica__find_name(m, q->model);
+        if (!adapter)
+            return rc_about(rc_fail(RC_NOT_FOUND, err, "the model '%.300s' does not exist", q->model), err, "model");
+    }
+    RC_TRY(rt_request_set_adapter(r, q, adapter, &m->limits, err));
+    if (m->open_choices + r->choices_count > m->plan.engine.seqs_max)
+        return rc_fail(RC_RESOURCE_EXHAUSTED, err, "%u sequences are waiting or running, which is the most",
+                       m->open_choices);
+    r->id = m->next_id++;
+    r->next_by_id = m->by_id[r->id % MICA__ID_BUCKETS];
+    m->by_id[r->id % MICA__ID_BUCKETS] = r;
+    m->open_requests++;
+    m->open_choices += r->choices_count;
+    r->wants_submit = true;
+    mica__queue_command(m, r);
+    return RC_OK;
+}
+
+rc_code mica_submit(mica *m, const mica_request *request, uint64_t *id, rc_msg *err)
+{
+    mica_request q = MICA_REQUEST_INIT;
+    rt_request *r;
+    rc_code code;
+    if (request->size > sizeof q)
+        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_request.size is %zu: use MICA_REQUEST_INIT", request->size);
+    memcpy(&q, request, request->size);
+    RC_TRY(make_request(m, &q, &r, err));
+    pthread_mutex_lock(&m->lock);
+    code = queue_request(m, &q, r, err);
+    if (code == RC_OK) *id = r->id;
+    pthread_mutex_unlock(&m->lock);
+    if (code != RC_OK) rt_request_free(r);
+    return code;
+}
+
+void mica_cancel(mica *m, uint64_t id)
+{
+    pthread_mutex_lock(&m->lock);
+    for (rt_request *r = m->by_id[id % MICA__ID_BUCKETS]; r; r = r->next_by_id)
+        if (r->id == id && !r->engine_done) {
+            r->wants_cancel = true;
+            mica__queue_command(m, r);
+        }
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- queries ---- */
+
+rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_special, int32_t **ids, size_t *count,
+                      rc_msg *err)
+{
+    rc_code code;
+    if (!m->tokenizer)
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, err, "prompt must be token ids: the model has no tokenizer"), err, "prompt");
+    code = rt_tokenizer_encode(m->tokenizer, text, bytes, add_special, m->limits.max_model_len, ids, count, err);
+    return code == RC_OK ? code : rc_about(code == RC_RESOURCE_EXHAUSTED ? RC_INVALID_ARGUMENT : code, err, "prompt");
+}
+
+size_t mica_token_text(const mica *m, int32_t id, char *out, size_t out_max)
+{
+    rt_detok d;
+    size_t bytes, max;
+    char *text;
+    if (!m->tokenizer) return 0;
+    max = 2 * rt_tokenizer_piece_max(m->tokenizer);
+    text = malloc(max);
+    if (!text) return 0;
+    rt_detok_init(&d, false);
+    bytes = rt_detok_push(&d, m->tokenizer, id, text, max);
+    bytes += rt_detok_finish(&d, m->tokenizer, text + bytes, max - bytes);
+    memcpy(out, text, bytes < out_max ? bytes : out_max);
+    free(text);
+    return bytes;
+}
+
+mica_stats mica_get_stats(const mica *m)
+{
+    mica *unlocked = (mica *)m;
+    mica_stats stats;
+    pthread_mutex_lock(&unlocked->lock);
+    stats = m->stats;
+    pthread_mutex_unlock(&unlocked->lock);
+    return stats;
+}
+
+mica_info mica_get_info(const mica *m)
+{
+    const mica__plan *p = &m->plan;
+    return (mica_info){ .model_name = m->model_name, .vocab = p->info.config.vocab, .max_model_len = p->max_model_len,
+                        .block_size = p->block_size, .blocks = p->engine.blocks_max,
+                        .max_num_seqs = p->engine.running_max, .max_num_batched_tokens = p->engine.rows_max,
+                        .dtype = p->info.dtype == RC_F32 ? "float32" : "bfloat16", .device = m->device_text,
+                        .planned_bytes = m->planned_bytes };
+}

@@ -1,0 +1,105 @@
+/* runtime/api/mica_internal.h - what stands behind the handle of runtime/mica.h.
+ *
+ * Three kinds of thread meet here: callers, who submit, cancel and load adapters; the engine's, which runs
+ * steps; the poller. One lock covers what they hand over: commands, the catalog of names, news, numbers. It
+ * is held for moments only, never over a step.
+ *
+ *     caller --commands--> engine's thread --news--> poller
+ *
+ * An adapter's name is looked up and its request queued under one hold of the lock, and a removal is carried
+ * out after the commands before it: so a request that found a name always finds the content alive.
+ */
+#ifndef RUNTIME_API_MICA_INTERNAL_H
+#define RUNTIME_API_MICA_INTERNAL_H
+
+#include <pthread.h>
+
+#include "runtime/engine/engine.h"
+#include "runtime/engine/exec_model.h"
+#include "runtime/engine/loader.h"
+
+enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTES = 1 << 16 };
+
+/* What options and model come to: every size of the engine. */
+typedef struct mica__plan {
+    rt_model_info info;
+    rt_device_options device;
+    rt_model_limits limits;
+    rt_engine_options engine;
+    uint64_t kv_bytes, device_bytes, activation_bytes;
+    uint32_t block_size, max_model_len;
+} mica__plan;
+
+/* An operation that the engine's thread carries out while its caller waits. */
+typedef struct mica__op {
+    bool removes;
+    const char *name;
+    adapter_weights *weights; /* to add */
+    adapter_content *content; /* what was added */
+    rc_code code;
+    rc_msg msg;
+    bool done;
+} mica__op;
+
+typedef struct mica__name {
+    char name[ADAPTER_NAME_BYTES_MAX + 1];
+    adapter_content *content;
+} mica__name;
+
+struct mica {
+    /* fixed once open */
+    mica_options o;              /* with defaults filled in; strings below */
+    char *model_name;
+    char device_text[128];
+    mica__plan plan;
+    rt_request_limits limits;
+    adapter_shape shape;
+    rt_tokenizer *tokenizer;     /* NULL: the model has none, prompts are ids */
+    const rt_backend *backend;
+    rt_exec_model exec_model;
+    rt_exec exec;
+    uint64_t planned_bytes;
+    /* the engine's thread */
+    rt_engine *engine;
+    rt_loader *loader;
+    pthread_t thread;
+    bool thread_runs;
+    /* under the lock */
+    pthread_mutex_t lock;
+    pthread_cond_t work, news_came, op_ended;
+    bool stopping, woken;
+    rt_request *commands, *commands_tail;
+    mica__op *op;
+    rt_request *news, *news_tail;
+    rt_request *by_id[MICA__ID_BUCKETS];
+    uint32_t open_requests, open_choices; /* not yet given to the end */
+    uint64_t next_id;
+    mica__name *names;
+    uint32_t names_count;
+    uint64_t bytes_adapters;
+    mica_stats stats;
+    int news_fd;
+    /* the poller's */
+    rt_request *current;         /* whose event was given last */
+    char *event_text;
+};
+
+/* runtime/api/plan.c */
+RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *plan, rc_msg *msg);
+void mica__plan_print(const mica *m, uint64_t program_bytes);
+
+/* runtime/api/engine_thread.c */
+void *mica__run(void *arg);
+void mica__wake(void *arg);
+
+/* runtime/api/poll.c; all with the lock held */
+void mica__queue_command(mica *m, rt_request *r);
+void mica__publish(mica *m, rt_choice *news);
+void mica__forget_if_over(mica *m, rt_request *r); /* frees it once everybody is done with it */
+
+/* runtime/api/adapters.c */
+adapter_content *mica__find_name(const mica *m, const char *name); /* lock held */
+RC_MUST_CHECK rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only, bool alora,
+                                              uint64_t seed, adapter_weights **out, rc_msg *msg);
+
+#endif

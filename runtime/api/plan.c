@@ -1,0 +1,162 @@
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/api/mica_internal.h"
+
+enum {
+    BLOCKS_MAX = 1 << 24,
+    BLOCKS_DEFAULT_MAX = 1 << 18,  /* what small models get: 4 M positions at 16 a block */
+    LOGIT_ROWS_MAX = 64,           /* rows of logits at a time: 64 * 100k * 4 bytes are 25 MB */
+    QUEUE_MAX = 16384              /* sequences waiting beyond those that run */
+};
+
+static uint64_t free_memory(void)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib ? kib << 10 : 4ull << 30;
+}
+
+static rc_code refuse(rc_msg *msg, const char *flag, uint64_t value, const char *expected)
+{
+    rc_fail(RC_INVALID_ARGUMENT, msg, "%s must be %s, got %llu", flag, expected, (unsigned long long)value);
+    return rc_about(RC_INVALID_ARGUMENT, msg, flag);
+}
+
+static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
+{
+    uint32_t block = o->block_size ? o->block_size : 16;
+    if (block < 8 || block > 256 || (block & (block - 1)))
+        return refuse(msg, "--block-size", block, "a power of two from 8 to 256");
+    if (o->max_num_seqs > 65536) return refuse(msg, "--max-num-seqs", o->max_num_seqs, "at most 65536");
+    if (o->max_num_batched_tokens > 65536)
+        return refuse(msg, "--max-num-batched-tokens", o->max_num_batched_tokens, "at most 65536");
+    if (o->max_loras > 4096) return refuse(msg, "--max-loras", o->max_loras, "at most 4096");
+    if (o->max_lora_rank > ADAPTER_RANK_MAX) return refuse(msg, "--max-lora-rank", o->max_lora_rank, "at most 4096");
+    if (o->threads > 1024) return refuse(msg, "--threads", o->threads, "at most 1024");
+    p->block_size = block;
+    p->engine.running_max = o->max_num_seqs ? o->max_num_seqs : 256;
+    p->engine.rows_max = o->max_num_batched_tokens ? o->max_num_batched_tokens : 512;
+    p->engine.seqs_max = p->engine.running_max + QUEUE_MAX;
+    p->engine.slots_max = o->max_loras ? o->max_loras : 8;
+    p->engine.contents_max = MICA__ADAPTERS_MAX;
+    p->engine.block_tokens = block;
+    p->engine.enable_prefix_cache = !o->disable_prefix_caching;
+    p->engine.by_priority = o->priority_scheduling;
+    p->engine.eos = p->info.config.eos;
+    p->engine.eos_count = p->info.config.eos_count;
+    return RC_OK;
+}
+
+static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
+{
+    const rt_model_config *c = &p->info.config;
+    kv_layout layout = { c->layers, c->kv_heads, c->head_dim, p->block_size, p->info.dtype == RC_F32 ? 4 : 2 };
+    size_t block_bytes = kv_block_bytes(&layout);
+    uint64_t bytes = free_memory() / 4, blocks;
+    if (bytes > 4ull << 30) bytes = 4ull << 30;
+    if (o->kv_cache_memory_bytes) bytes = o->kv_cache_memory_bytes;
+    blocks = bytes / block_bytes;
+    if (!o->kv_cache_memory_bytes && blocks > BLOCKS_DEFAULT_MAX) blocks = BLOCKS_DEFAULT_MAX;
+    if (o->num_gpu_blocks) blocks = o->num_gpu_blocks;
+    if (!blocks)
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "--kv-cache-memory-bytes %llu does not hold one block of %zu bytes",
+                                (unsigned long long)bytes, block_bytes), msg, "--kv-cache-memory-bytes");
+    if (blocks > BLOCKS_MAX) return refuse(msg, "the number of K/V blocks", blocks, "at most 16777216; use larger blocks or less memory");
+    p->engine.blocks_max = (uint32_t)blocks;
+    p->kv_bytes = blocks * block_bytes;
+    p->device.kv = layout;
+    return RC_OK;
+}
+
+static rc_code choose_length(const mica_options *o, mica__plan *p, rc_msg *msg)
+{
+    uint32_t positions = p->info.config.positions_max;
+    uint64_t room = (uint64_t)p->engine.blocks_max * p->block_size;
+    if (o->max_model_len > positions) {
+        rc_fail(RC_INVALID_ARGUMENT, msg, "--max-model-len %u is above the model's max_position_embeddings of %u",
+                o->max_model_len, positions);
+        return rc_about(RC_INVALID_ARGUMENT, msg, "--max-model-len");
+    }
+    if (o->max_model_len > room) {
+        rc_fail(RC_INVALID_ARGUMENT, msg, "--max-model-len %u does not fit the K/V memory, which holds %llu tokens (%u blocks of %u)",
+                o->max_model_len, (unsigned long long)room, p->engine.blocks_max, p->block_size);
+        return rc_about(RC_INVALID_ARGUMENT, msg, "--max-model-len");
+    }
+    p->max_model_len = o->max_model_len ? o->max_model_len : positions < room ? positions : (uint32_t)room;
+    if (p->max_model_len < positions && !o->max_model_len && o->log) {
+        char line[160];
+        snprintf(line, sizeof line, "max-model-len is %u, not the model's %u: that is what the K/V memory holds",
+                 p->max_model_len, positions);
+        o->log(o->log_ctx, 'W', line);
+    }
+    p->engine.max_model_len = p->max_model_len;
+    return RC_OK;
+}
+
+static uint32_t largest(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *p, rc_msg *msg)
+{
+    const rt_model_config *c = &p->info.config;
+    rt_model_options model = { .path = o->model, .dummy = o->load_dummy, .seed = o->seed, .threads = o->threads,
+                               .dtype_auto = !o->dtype || !strcmp(o->dtype, "auto") };
+    if (!model.dtype_auto) {
+        model.dtype = !strcmp(o->dtype, "float32") ? RC_F32 : RC_BF16;
+        if (model.dtype == RC_BF16 && strcmp(o->dtype, "bfloat16")) {
+            rc_fail(RC_INVALID_ARGUMENT, msg, "--dtype must be auto, float32 or bfloat16, got '%s'", o->dtype);
+            return rc_about(RC_INVALID_ARGUMENT, msg, "--dtype");
+        }
+    }
+    RC_TRY(rt_model_probe(&model, backend, &p->info, msg));
+    RC_TRY(choose_sizes(o, p, msg));
+    RC_TRY(choose_blocks(o, p, msg));
+    RC_TRY(choose_length(o, p, msg));
+    p->limits = (rt_model_limits){ p->engine.rows_max,
+                                   p->engine.rows_max < LOGIT_ROWS_MAX ? p->engine.rows_max : LOGIT_ROWS_MAX,
+                                   p->max_model_len, p->device.kv };
+    p->device.threads = o->threads;
+    p->device.kernels = o->cpu_kernels ? o->cpu_kernels : "auto";
+    p->device.rows_max = p->engine.rows_max;
+    p->device.width_max = largest(largest(c->hidden, 2 * c->ffn), (c->heads + 2 * c->kv_heads) * c->head_dim);
+    p->device.slots_max = p->engine.slots_max;
+    p->device.layers = c->layers;
+    p->device.linears = RT_LINEARS;
+    p->device.lora_rank_max = o->max_lora_rank ? o->max_lora_rank : 64;
+    p->device.kv_blocks = p->engine.blocks_max;
+    p->device.heads = c->heads;
+    p->device_bytes = backend->bytes(&p->device) - p->kv_bytes;
+    p->activation_bytes = rt_model_activation_bytes(c, &p->limits);
+    return RC_OK;
+}
+
+static void print_row(const mica *m, const char *what, uint64_t bytes, const char *detail)
+{
+    char line[200];
+    snprintf(line, sizeof line, "  %-12s %10.1f MiB  %s", what, (double)bytes / (1 << 20), detail);
+    m->o.log(m->o.log_ctx, 'I', line);
+}
+
+void mica__plan_print(const mica *m, uint64_t program_bytes)
+{
+    const mica__plan *p = &m->plan;
+    char detail[128];
+    if (!m->o.log) return;
+    m->o.log(m->o.log_ctx, 'I', "planned memory:");
+    snprintf(detail, sizeof detail, "%s, %u layers", p->info.dtype == RC_F32 ? "float32" : "bfloat16", p->info.config.layers);
+    print_row(m, "weights", p->info.weight_bytes, detail);
+    snprintf(detail, sizeof detail, "%u blocks of %u tokens", p->engine.blocks_max, p->block_size);
+    print_row(m, "K/V cache", p->kv_bytes, detail);
+    snprintf(detail, sizeof detail, "%u known, %u slots", m->names_count, p->engine.slots_max);
+    print_row(m, "adapters", 2 * m->bytes_adapters, detail);
+    snprintf(detail, sizeof detail, "%u rows a step", p->engine.rows_max);
+    print_row(m, "activations", p->activation_bytes + p->device_bytes, detail);
+    snprintf(detail, sizeof detail, "cache, scheduler and batch of %u sequences", p->engine.running_max);
+    print_row(m, "bookkeeping", rt_engine_bytes(&p->engine), detail);
+    print_row(m, "program", program_bytes, "code, tokenizer, libraries");
+    print_row(m, "in all", m->planned_bytes, m->device_text);
+}
