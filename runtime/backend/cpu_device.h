@@ -1,0 +1,46 @@
+/* runtime/backend/cpu_device.h - the CPU as an open device; shared by cpu.c (lifetime) and cpu_ops.c. */
+#ifndef RUNTIME_BACKEND_CPU_DEVICE_H
+#define RUNTIME_BACKEND_CPU_DEVICE_H
+
+#include "runtime/backend/kernels.h"
+#include "runtime/backend/pool.h"
+
+/* Sizes of what open takes; rt_backend.bytes is their sum. */
+typedef struct rt_cpu_sizes {
+    size_t packed, wide, lora, attention, attention_part, kv;
+    size_t slots; /* the table of slots */
+    uint32_t threads;
+} rt_cpu_sizes;
+
+struct rt_device {
+    rt_device_options options; /* `kernels` is not kept */
+    rt_cpu_sizes sizes;
+    const rt_kernels *kernels;
+    rt_pool *pool;
+    void *packed;              /* rt_dense.packed */
+    float *wide;               /* rt_dense.wide */
+    float *lora;               /* adapter_lora_run.s */
+    char *attention;           /* [threads][attention_part] */
+    void *kv;
+    const adapter_lora **slots; /* [slots_max]; what the kernels index */
+    void **slot_memory;         /* [slots_max] */
+    size_t *slot_bytes;         /* [slots_max] */
+    char name[64];
+};
+
+void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale, float *h,
+                   size_t h_stride);
+void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
+                      uint32_t rows, uint32_t width, float *y, size_t y_stride);
+void rt_cpu__linear(rt_device *d, const rt_linear *l);
+void rt_cpu__rope(rt_device *d, const rt_rope *r);
+void rt_cpu__kv_write(rt_device *d, const kv_write *w);
+void rt_cpu__attention(rt_device *d, const kv_attn *a);
+void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width, float *y,
+                    size_t y_stride);
+void rt_cpu__add_scaled(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
+                        uint32_t rows, uint32_t width);
+void rt_cpu__divide(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
+void rt_cpu__kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
+
+#endif

@@ -1,0 +1,235 @@
+/* The CPU's ops: each cuts its work into the pool's parts. Work too small to be worth waking anyone runs on
+ * the caller alone, as part 0 of 1; that moves no bit, since parts never share a sum. */
+#include "runtime/backend/cpu_device.h"
+
+/* Below these many elements a run on the pool costs more than it saves (about a microsecond). */
+enum { FEW_ELEMENTS = 8192, FEW_EXPONENTIALS = 1024, FEW_ROWS = 8 };
+
+typedef struct rows_op {
+    const rt_rows *rows;
+    void (*kernel)(const rt_rows *r, uint32_t part, uint32_t parts);
+} rows_op;
+
+static void rows_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const rows_op *o = arg;
+    o->kernel(o->rows, part, parts);
+}
+
+static void run_rows(rt_device *d, const rt_rows *r, size_t few,
+                     void (*kernel)(const rt_rows *r, uint32_t part, uint32_t parts))
+{
+    rows_op o = {r, kernel};
+    if ((size_t)r->rows * r->width <= few) kernel(r, 0, 1);
+    else rt_pool_run(d->pool, rows_task, &o);
+}
+
+void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
+                      uint32_t rows, uint32_t width, float *y, size_t y_stride)
+{
+    rt_rows r = {.x = x, .x_stride = x_stride, .y = y, .y_stride = y_stride, .weight = weight,
+                 .factor = epsilon, .rows = rows, .width = width};
+    run_rows(d, &r, FEW_ELEMENTS, d->kernels->rms_norm);
+}
+
+void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width, float *y,
+                    size_t y_stride)
+{
+    rt_rows r = {.x = gate_up, .x_stride = stride, .y = y, .y_stride = y_stride, .rows = rows, .width = width};
+    run_rows(d, &r, FEW_EXPONENTIALS, d->kernels->swiglu);
+}
+
+void rt_cpu__add_scaled(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
+                        uint32_t rows, uint32_t width)
+{
+    rt_rows r = {.x = x, .x_stride = x_stride, .y = h, .y_stride = h_stride, .factor = scale, .rows = rows,
+                 .width = width};
+    run_rows(d, &r, FEW_ELEMENTS, d->kernels->add_scaled);
+}
+
+void rt_cpu__divide(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor)
+{
+    rt_rows r = {.y = x, .y_stride = stride, .factor = divisor, .rows = rows, .width = width};
+    run_rows(d, &r, FEW_ELEMENTS, d->kernels->divide);
+}
+
+typedef struct embed_op {
+    const rt_kernels *kernels;
+    const rt_matrix *table;
+    const int32_t *tokens;
+    uint32_t rows;
+    float scale;
+    float *h;
+    size_t h_stride;
+} embed_op;
+
+static void embed_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const embed_op *o = arg;
+    uint32_t row, end;
+    for (rt_share(o->rows, part, parts, &row, &end); row < end; row++) {
+        RC_ASSERT(o->tokens[row] >= 0 && (uint32_t)o->tokens[row] < o->table->n);
+        o->kernels->row(o->table, (uint32_t)o->tokens[row], o->scale, o->h + row * o->h_stride);
+    }
+}
+
+void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale, float *h,
+                   size_t h_stride)
+{
+    embed_op o = {d->kernels, table, tokens, rows, scale, h, h_stride};
+    if (rows == 1) embed_task(&o, 0, 1);
+    else rt_pool_run(d->pool, embed_task, &o);
+}
+
+typedef struct rope_op {
+    const rt_kernels *kernels;
+    const rt_rope *rope;
+} rope_op;
+
+static void rope_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const rope_op *o = arg;
+    o->kernels->rope(o->rope, part, parts);
+}
+
+void rt_cpu__rope(rt_device *d, const rt_rope *r)
+{
+    rope_op o = {d->kernels, r};
+    size_t elements = (size_t)r->rows * (r->heads + r->kv_heads) * r->head_dim;
+    if (elements <= FEW_ELEMENTS) rope_task(&o, 0, 1);
+    else rt_pool_run(d->pool, rope_task, &o);
+}
+
+typedef struct linear_op {
+    const rt_kernels *kernels;
+    const rt_dense *dense;
+    const adapter_lora_run *lora; /* NULL: no adapters here */
+} linear_op;
+
+static void pack_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const linear_op *o = arg;
+    o->kernels->pack(o->dense, part, parts);
+}
+
+/* The base product; and A x, which needs nothing of it, in the same run. */
+static void dense_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const linear_op *o = arg;
+    o->kernels->dense(o->dense, part, parts);
+    if (o->lora) o->kernels->lora_shrink(o->lora, part, parts);
+}
+
+static void shrink_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const linear_op *o = arg;
+    o->kernels->lora_shrink(o->lora, part, parts);
+}
+
+static void expand_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const linear_op *o = arg;
+    o->kernels->lora_expand(o->lora, part, parts);
+}
+
+static void run_base(rt_device *d, const rt_linear *l, const adapter_lora_run *lora)
+{
+    uint32_t blocks = (l->rows + RT_ROWS_BLOCK - 1) / RT_ROWS_BLOCK;
+    for (uint32_t b = 0; b < blocks; b++) {
+        uint32_t first, end;
+        rt_share(l->rows, b, blocks, &first, &end);
+        rt_dense dense = {
+            .w = l->weight,
+            .bias = l->bias,
+            .x = l->x + first * l->x_stride,
+            .x_stride = l->x_stride,
+            .y = l->y + first * l->y_stride,
+            .y_stride = l->y_stride,
+            .rows = end - first,
+            .packed = d->packed,
+            .wide = d->wide,
+        };
+        linear_op o = {d->kernels, &dense, b + 1 == blocks ? lora : NULL};
+        if (dense.rows <= FEW_ROWS) pack_task(&o, 0, 1);
+        else rt_pool_run(d->pool, pack_task, &o);
+        rt_pool_run(d->pool, dense_task, &o);
+    }
+}
+
+void rt_cpu__linear(rt_device *d, const rt_linear *l)
+{
+    RC_ASSERT(l->weight->k <= d->options.width_max);
+    adapter_lora_run lora = {
+        .slots = d->slots,
+        .plan = l->adapters,
+        .layer = l->layer,
+        .linear = l->linear,
+        .x = l->x,
+        .x_stride = l->x_stride,
+        .y = l->y,
+        .y_stride = l->y_stride,
+        .s = d->lora,
+        .rank_max = d->options.lora_rank_max,
+    };
+    uint32_t waves = l->adapters && l->adapters->segments_count ? adapter_lora_waves(&lora) : 0;
+    run_base(d, l, waves ? &lora : NULL);
+    linear_op o = {d->kernels, NULL, &lora};
+    for (; lora.wave < waves; lora.wave++) {
+        if (lora.wave) rt_pool_run(d->pool, shrink_task, &o);
+        rt_pool_run(d->pool, expand_task, &o);
+    }
+}
+
+typedef struct kv_op {
+    rt_device *d;
+    const kv_write *write;
+    const kv_attn *attn;
+    uint32_t from_block, to_block, rows;
+} kv_op;
+
+static void kv_write_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const kv_op *o = arg;
+    o->d->kernels->kv_write(o->write, part, parts);
+}
+
+void rt_cpu__kv_write(rt_device *d, const kv_write *w)
+{
+    kv_op o = {.d = d, .write = w};
+    rt_pool_run(d->pool, kv_write_task, &o);
+}
+
+static void attention_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const kv_op *o = arg;
+    o->d->kernels->attention(o->attn, part, parts, o->d->attention + part * o->d->sizes.attention_part);
+}
+
+void rt_cpu__attention(rt_device *d, const kv_attn *a)
+{
+    kv_op o = {.d = d, .attn = a};
+    rt_pool_run(d->pool, attention_task, &o);
+}
+
+static void kv_copy_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const kv_op *o = arg;
+    const kv_layout *l = &o->d->options.kv;
+    char *kv = o->d->kv;
+    size_t bytes = (size_t)o->rows * l->head_dim * l->element_bytes;
+    uint32_t layer, end;
+    for (rt_share(l->layers, part, parts, &layer, &end); layer < end; layer++)
+        for (uint32_t h = 0; h < 2 * l->kv_heads; h++) {
+            size_t from = kv_row_at(l, o->from_block, layer, 0, h, 0);
+            size_t to = kv_row_at(l, o->to_block, layer, 0, h, 0);
+            memcpy(kv + to * l->element_bytes, kv + from * l->element_bytes, bytes);
+        }
+}
+
+void rt_cpu__kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows)
+{
+    RC_ASSERT(rows <= d->options.kv.block_tokens);
+    if (from_block == to_block) return;
+    kv_op o = {.d = d, .from_block = from_block, .to_block = to_block, .rows = rows};
+    rt_pool_run(d->pool, kv_copy_task, &o);
+}

@@ -1,0 +1,52 @@
+/* runtime/backend/matrix.h - a weight matrix as the CPU kernels read it.
+ *
+ * Rows of W (columns of y) lie in panels of 32, each one run of memory in the order in which a product
+ * reads it, so that a step with one row is a plain stream over the weights:
+ *
+ *     F32   [N/32][K]     [32]          one k: 32 columns
+ *     BF16  [N/32][K/2][2][16][2]       one 64-byte line: 16 columns x 2 consecutive k
+ *
+ * which is also what bf16 dot instructions take. Columns past N, and the k past an odd K, are zero.
+ * All families share the layout.
+ */
+#ifndef RUNTIME_BACKEND_MATRIX_H
+#define RUNTIME_BACKEND_MATRIX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/dtype.h"
+
+enum { RT_PANEL = 32 };
+
+struct rt_kernels;
+
+typedef struct rt_matrix {
+    uint32_t n, k;
+    rc_dtype stored; /* RC_F32 or RC_BF16 */
+    void *data;
+    size_t bytes;
+    const struct rt_kernels *kernels;
+} rt_matrix;
+
+static inline uint32_t rt_matrix_panels(uint32_t n) { return n / RT_PANEL + (n % RT_PANEL != 0); }
+
+/* K as stored: whole pairs in bf16. */
+static inline size_t rt_matrix_depth(uint32_t k, rc_dtype stored)
+{
+    return stored == RC_BF16 ? (size_t)k + (k & 1) : k;
+}
+
+static inline size_t rt_matrix_panel_bytes(uint32_t k, rc_dtype stored)
+{
+    return rt_matrix_depth(k, stored) * RT_PANEL * rc_dtype_bytes(stored);
+}
+
+/* From depth k0 (even) of a panel on. */
+static inline const void *rt_matrix_at(const rt_matrix *m, uint32_t panel, size_t k0)
+{
+    size_t column_bytes = RT_PANEL * rc_dtype_bytes(m->stored);
+    return (const char *)m->data + panel * rt_matrix_panel_bytes(m->k, m->stored) + k0 * column_bytes;
+}
+
+#endif
