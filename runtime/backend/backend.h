@@ -83,7 +83,8 @@ typedef struct rt_backend {
     /* Plain float32 arrays on the device (activations, norms, tables); 64-byte aligned, zeroed. */
     RC_MUST_CHECK rc_code (*buffer_create)(rt_device *d, size_t floats, float **out, rc_msg *msg);
     void (*buffer_destroy)(rt_device *d, float *buffer, size_t floats);
-    /* Copies host floats into a buffer, or into part of one (norms, biases, tables; at load). */
+    /* Copies host floats into a buffer, or into part of one (norms, biases, tables; at load). Any threads at
+     * once on disjoint parts. */
     void (*buffer_write)(rt_device *d, float *buffer, const float *src, size_t floats);
 
     /* A matrix of `stored` precision (RC_F32 or RC_BF16). Rows are filled by matrix_fill, from any

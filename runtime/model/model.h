@@ -41,6 +41,9 @@ typedef struct rt_model_info {
     size_t weight_bytes;     /* in the backend's layout */
 } rt_model_info;
 
+/* Checks every tensor's name, shape and type, and reads none of them.
+ * Errors  INVALID_ARGUMENT: the checkpoint (one line names the key or tensor); NOT_FOUND, INTERNAL: it can't
+ *         be read; RESOURCE_EXHAUSTED: memory. rt_model_open adds FAILED_PRECONDITION: replaced since. */
 RC_MUST_CHECK rc_code rt_model_probe(const rt_model_options *o, const rt_backend *backend,
                                      rt_model_info *info, rc_msg *msg);
 
@@ -65,6 +68,8 @@ typedef struct rt_model_limits {
     kv_layout kv; /* blocks' geometry, the same as the device was opened with */
 } rt_model_limits;
 size_t rt_model_activation_bytes(const rt_model_config *c, const rt_model_limits *limits);
+/* Widest K or N of any product but the head's (rt_device_options.width_max). */
+uint32_t rt_model_width_max(const rt_model_config *c);
 
 RC_MUST_CHECK rc_code rt_model_open(const rt_model_options *o, const rt_model_info *info,
                                     const rt_model_limits *limits, const rt_backend *backend,

@@ -1,0 +1,138 @@
+/* The layer loop. Source: GraniteModel.forward, GraniteDecoderLayer.forward. */
+#include "runtime/model/model_internal.h"
+
+static void norm_rows(const rt_model *m, const float *weight, uint32_t rows)
+{
+    m->backend->rms_norm(m->device, m->h, m->plan.h_stride, weight, m->config.rms_epsilon, rows, m->config.hidden,
+                         m->a, m->plan.a_stride);
+}
+
+/* b = a W^T (+ bias) (+ adapters) */
+static void product(const rt_model *m, const rt_step *step, uint32_t layer, uint32_t linear)
+{
+    const rt_layer_weights *w = &m->weights.layers[layer];
+    m->backend->linear(m->device, &(rt_linear){.weight = w->linear[linear],
+                                               .bias = w->bias[linear],
+                                               .x = m->a,
+                                               .x_stride = m->plan.a_stride,
+                                               .y = m->b,
+                                               .y_stride = m->plan.b_stride,
+                                               .rows = step->rows,
+                                               .adapters = &step->adapters,
+                                               .layer = layer,
+                                               .linear = linear});
+}
+
+/* h += residual_multiplier * b */
+static void add_residual(const rt_model *m, uint32_t rows)
+{
+    m->backend->add_scaled(m->device, m->h, m->plan.h_stride, m->b, m->plan.b_stride, m->config.residual_multiplier,
+                           rows, m->config.hidden);
+}
+
+static void rotate(const rt_model *m, const rt_step *step, float *q, float *k)
+{
+    const rt_model_config *c = &m->config;
+    if (c->rope_kind == RT_ROPE_NONE) return;
+    m->backend->rope(m->device, &(rt_rope){.q = q,
+                                           .k = k,
+                                           .stride = m->plan.b_stride,
+                                           .rows = step->rows,
+                                           .heads = c->heads,
+                                           .kv_heads = c->kv_heads,
+                                           .head_dim = c->head_dim,
+                                           .positions = step->positions,
+                                           .cos = m->cos,
+                                           .sin = m->sin});
+}
+
+static void attend(const rt_model *m, const rt_step *step, uint32_t layer)
+{
+    const rt_model_config *c = &m->config;
+    float *q = m->b, *k = q + (size_t)c->heads * c->head_dim, *v = k + (size_t)c->kv_heads * c->head_dim;
+    void *kv = m->backend->kv_buffer(m->device);
+
+    norm_rows(m, m->weights.layers[layer].attention_norm, step->rows);
+    product(m, step, layer, RT_LINEAR_QKV);
+    rotate(m, step, q, k);
+    m->backend->kv_write(m->device, &(kv_write){.layout = &m->limits.kv,
+                                                .plan = &step->kv,
+                                                .layer = layer,
+                                                .k = k,
+                                                .v = v,
+                                                .stride = m->plan.b_stride,
+                                                .kv = kv});
+    m->backend->attention(m->device, &(kv_attn){.layout = &m->limits.kv,
+                                                .plan = &step->kv,
+                                                .layer = layer,
+                                                .heads = c->heads,
+                                                .scale = c->attention_multiplier,
+                                                .q = q,
+                                                .q_stride = m->plan.b_stride,
+                                                .out = m->a,
+                                                .out_stride = m->plan.a_stride,
+                                                .kv = kv});
+    product(m, step, layer, RT_LINEAR_O);
+    add_residual(m, step->rows);
+}
+
+static void feed_forward(const rt_model *m, const rt_step *step, uint32_t layer)
+{
+    norm_rows(m, m->weights.layers[layer].mlp_norm, step->rows);
+    product(m, step, layer, RT_LINEAR_GATE_UP);
+    m->backend->swiglu(m->device, m->b, m->plan.b_stride, step->rows, m->config.ffn, m->a, m->plan.a_stride);
+    product(m, step, layer, RT_LINEAR_DOWN);
+    add_residual(m, step->rows);
+}
+
+static void check_step(const rt_model *m, const rt_step *step)
+{
+    RC_ASSERT(step->rows <= m->limits.rows_max);
+    for (uint32_t t = 0; t < step->rows; t++) {
+        RC_ASSERT(step->tokens[t] >= 0 && (uint32_t)step->tokens[t] < m->config.vocab);
+        RC_ASSERT(step->positions[t] < m->limits.positions_max);
+    }
+}
+
+void rt_model_forward(rt_model *m, const rt_step *step)
+{
+    check_step(m, step);
+    if (!step->rows) return;
+    m->backend->embed(m->device, m->weights.embedding, step->tokens, step->rows, m->config.embedding_multiplier, m->h,
+                      m->plan.h_stride);
+    for (uint32_t layer = 0; layer < m->config.layers; layer++) {
+        attend(m, step, layer);
+        feed_forward(m, step, layer);
+    }
+}
+
+/* Final norm of the wanted rows, packed; neighbours go in one call. */
+static void norm_logit_rows(const rt_model *m, const uint32_t *rows, uint32_t count)
+{
+    for (uint32_t i = 0, run; i < count; i += run) {
+        for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) run++;
+        m->backend->rms_norm(m->device, m->h + rows[i] * m->plan.h_stride, m->plan.h_stride, m->weights.final_norm,
+                             m->config.rms_epsilon, run, m->config.hidden, m->normed + i * m->plan.normed_stride,
+                             m->plan.normed_stride);
+    }
+}
+
+const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count)
+{
+    uint32_t vocab = m->config.vocab;
+    RC_ASSERT(count <= m->limits.logits_max);
+    RC_ASSERT(first <= step->logit_rows_count && count <= step->logit_rows_count - first);
+    for (uint32_t i = 0; i < count; i++) RC_ASSERT(step->logit_rows[first + i] < step->rows);
+    if (count) {
+        norm_logit_rows(m, step->logit_rows + first, count);
+        m->backend->linear(m->device, &(rt_linear){.weight = m->weights.head,
+                                                   .x = m->normed,
+                                                   .x_stride = m->plan.normed_stride,
+                                                   .y = m->logits,
+                                                   .y_stride = vocab,
+                                                   .rows = count});
+        if (m->config.logits_scaling != 1)
+            m->backend->divide(m->device, m->logits, vocab, count, vocab, m->config.logits_scaling);
+    }
+    return m->backend->host_rows(m->device, m->logits, vocab, count);
+}
