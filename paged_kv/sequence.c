@@ -224,3 +224,5 @@ const uint32_t *kv_seq_blocks(const kv *m, kv_seq seq, uint32_t *count)
     *count = sequence(m, seq)->blocks;
     return kv__table(m, seq);
 }
+
+const uint32_t *kv_tables(const kv *m) { return m->tables; }
