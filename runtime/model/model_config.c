@@ -235,8 +235,8 @@ rc_code rt__config_check(const rt_model_config *c, const char *where, rc_msg *ms
 
 static rc_code parse_config(const rt__fields *f, rt_model_config *c)
 {
-    config_family family;
-    const char *architecture;
+    config_family family = GRANITE;
+    const char *architecture = NULL;
     RC_TRY(find_family(f, &family, &architecture));
     snprintf(c->arch, sizeof c->arch, "%s", architecture);
     RC_TRY(check_refused(f));
