@@ -235,33 +235,6 @@ void mica_cancel(mica *m, uint64_t id)
 
 /* ---- queries ---- */
 
-rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_special, int32_t **ids, size_t *count,
-                      rc_msg *err)
-{
-    rc_code code;
-    if (!m->tokenizer)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, err, "prompt must be token ids: the model has no tokenizer"), err, "prompt");
-    code = rt_tokenizer_encode(m->tokenizer, text, bytes, add_special, m->limits.max_model_len, ids, count, err);
-    return code == RC_OK ? code : rc_about(code == RC_RESOURCE_EXHAUSTED ? RC_INVALID_ARGUMENT : code, err, "prompt");
-}
-
-size_t mica_token_text(const mica *m, int32_t id, char *out, size_t out_max)
-{
-    rt_detok d;
-    size_t bytes, max;
-    char *text;
-    if (!m->tokenizer) return 0;
-    max = 2 * rt_tokenizer_piece_max(m->tokenizer);
-    text = malloc(max);
-    if (!text) return 0;
-    rt_detok_init(&d, false);
-    bytes = rt_detok_push(&d, m->tokenizer, id, text, max);
-    bytes += rt_detok_finish(&d, m->tokenizer, text + bytes, max - bytes);
-    memcpy(out, text, bytes < out_max ? bytes : out_max);
-    free(text);
-    return bytes;
-}
-
 mica_stats mica_get_stats(const mica *m)
 {
     mica *unlocked = (mica *)m;

@@ -130,7 +130,7 @@ rt_choice *rt_engine_take_news(rt_engine *e)
 static void let_go(rt_engine *e, rt_request *r)
 {
     if (r->adapter) adapter_release(e->adapters, r->adapter);
-    kv_salt_release(e->cache, r->salt_id);
+    if (r->salt_id) kv_salt_release(e->cache, r->salt_id);
 }
 
 static void end_choice(rt_engine *e, rt_choice *c, mica_finish finish)
