@@ -1,0 +1,138 @@
+#include "bench/limits.h"
+
+#include <stdbool.h>
+#include <time.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { ROUNDS = 200000, CHAINS = 16, TRIES = 5 };
+static const size_t read_bytes = (size_t)1 << 30;
+
+double bench_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+size_t bench_read_bytes(void) { return read_bytes; }
+
+typedef struct probe {
+    const char *array;
+    float (*arithmetic)(void);
+    float sinks[RT_POOL_THREADS_MAX];
+} probe;
+
+#if defined(__x86_64__)
+/* Chains in registers: more than latency times ports anywhere. */
+
+__attribute__((target("avx512f"), optimize("O3"))) static float fma_avx512(void)
+{
+    __m512 a[CHAINS], x = _mm512_set1_ps(0.5f), y = _mm512_set1_ps(0.25f);
+    for (int c = 0; c < CHAINS; c++) a[c] = _mm512_set1_ps((float)c);
+    for (int i = 0; i < ROUNDS; i++) {
+#pragma GCC unroll 16
+        for (int c = 0; c < CHAINS; c++) __asm__ volatile("vfmadd231ps %1, %2, %0" : "+v"(a[c]) : "v"(x), "v"(y));
+    }
+    for (int c = 1; c < CHAINS; c++) a[0] = _mm512_add_ps(a[0], a[c]);
+    return _mm512_reduce_add_ps(a[0]);
+}
+
+__attribute__((target("avx512f,avx512bf16"), optimize("O3"))) static float dot_avx512(void)
+{
+    __m512 a[CHAINS];
+    __m512i x = _mm512_set1_epi32(0x3f003f00), y = _mm512_set1_epi32(0x3e803e80);
+    for (int c = 0; c < CHAINS; c++) a[c] = _mm512_set1_ps((float)c);
+    for (int i = 0; i < ROUNDS; i++) {
+#pragma GCC unroll 16
+        for (int c = 0; c < CHAINS; c++) __asm__ volatile("vdpbf16ps %1, %2, %0" : "+v"(a[c]) : "v"(x), "v"(y));
+    }
+    for (int c = 1; c < CHAINS; c++) a[0] = _mm512_add_ps(a[0], a[c]);
+    return _mm512_reduce_add_ps(a[0]);
+}
+
+__attribute__((target("avx2,fma"), optimize("O3"))) static float fma_avx2(void)
+{
+    __m256 a[12], x = _mm256_set1_ps(0.5f), y = _mm256_set1_ps(0.25f);
+    for (int c = 0; c < 12; c++) a[c] = _mm256_set1_ps((float)c);
+    for (int i = 0; i < ROUNDS; i++) {
+#pragma GCC unroll 12
+        for (int c = 0; c < 12; c++) __asm__ volatile("vfmadd231ps %1, %2, %0" : "+x"(a[c]) : "x"(x), "x"(y));
+    }
+    for (int c = 1; c < 12; c++) a[0] = _mm256_add_ps(a[0], a[c]);
+    return _mm_cvtss_f32(_mm256_castps256_ps128(a[0]));
+}
+#endif
+
+static void arithmetic_task(void *arg, uint32_t part, uint32_t parts)
+{
+    (void)parts;
+    probe *p = arg;
+    p->sinks[part] = p->arithmetic();
+}
+
+static double best_gflops(rt_pool *pool, float (*arithmetic)(void), double operations)
+{
+    probe p = {.arithmetic = arithmetic};
+    double best = 0;
+    for (int i = 0; i < TRIES; i++) {
+        double start = bench_seconds();
+        rt_pool_run(pool, arithmetic_task, &p);
+        double rate = operations * rt_pool_threads(pool) / (bench_seconds() - start) * 1e-9;
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+double bench_fma_gflops(rt_pool *pool)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f")) return best_gflops(pool, fma_avx512, 32.0 * CHAINS * ROUNDS);
+    if (__builtin_cpu_supports("fma")) return best_gflops(pool, fma_avx2, 16.0 * 12 * ROUNDS);
+#endif
+    (void)best_gflops;
+    (void)pool;
+    return 0;
+}
+
+double bench_dot_gflops(rt_pool *pool)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bf16")) return best_gflops(pool, dot_avx512, 64.0 * CHAINS * ROUNDS);
+#endif
+    (void)pool;
+    return 0;
+}
+
+/* Each part one linear run of lines, one load a line. */
+static void read_task(void *arg, uint32_t part, uint32_t parts)
+{
+    probe *p = arg;
+    size_t lines = read_bytes / 64, end = lines * (part + 1) / parts;
+    uint64_t sum[8] = {0};
+    for (size_t i = lines * part / parts; i + 8 <= end; i += 8) {
+        __builtin_prefetch(p->array + i * 64 + 4096, 0, 3);
+        for (int j = 0; j < 8; j++) {
+            uint64_t word;
+            memcpy(&word, p->array + (i + j) * 64, sizeof word);
+            sum[j] += word;
+        }
+    }
+    for (int j = 1; j < 8; j++) sum[0] += sum[j];
+    p->sinks[part] = (float)sum[0];
+}
+
+double bench_read_gbs(rt_pool *pool, const void *array)
+{
+    probe p = {.array = array};
+    double best = 0;
+    for (int i = 0; i < TRIES; i++) {
+        double start = bench_seconds();
+        rt_pool_run(pool, read_task, &p);
+        double rate = (double)read_bytes / (bench_seconds() - start) * 1e-9;
+        if (rate > best) best = rate;
+    }
+    return best;
+}

@@ -1,0 +1,21 @@
+/* bench/limits.h - what this CPU can do at most: the denominators of every share that a benchmark states.
+ *
+ * Each figure is the best of a few short runs on `pool`. On a shared machine they move by the minute:
+ * measure them next to, and in turn with, what is divided by them.
+ */
+#ifndef BENCH_LIMITS_H
+#define BENCH_LIMITS_H
+
+#include "runtime/backend/pool.h"
+
+double bench_seconds(void);
+
+/* GFLOP/s of float32 multiply-adds in registers (two operations each); 0: not known for this CPU. */
+double bench_fma_gflops(rt_pool *pool);
+/* GFLOP/s of bf16 dot products in registers; 0: the CPU has none. */
+double bench_dot_gflops(rt_pool *pool);
+/* GB/s of reading bench_read_bytes() at `array`, which should lie on huge pages and be written before. */
+double bench_read_gbs(rt_pool *pool, const void *array);
+size_t bench_read_bytes(void);
+
+#endif

@@ -1,0 +1,22 @@
+/* mica_limits [threads]: this CPU's limits as one line of JSON. */
+#include "bench/limits.h"
+
+#include "runtime/backend/pages.h"
+
+int main(int argc, char **argv)
+{
+    uint32_t threads = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : rt_pool_cores();
+    rt_pool *pool;
+    rc_msg msg;
+    void *array = rt_pages_alloc(bench_read_bytes());
+    if (!array || rt_pool_create(threads, &pool, &msg) != RC_OK) {
+        fprintf(stderr, "mica_limits: %s\n", array ? msg.text : "no memory");
+        return 1;
+    }
+    memset(array, 1, bench_read_bytes());
+    printf("{\"threads\": %u, \"fma_gflops\": %.1f, \"bf16_dot_gflops\": %.1f, \"read_gbs\": %.2f}\n", threads,
+           bench_fma_gflops(pool), bench_dot_gflops(pool), bench_read_gbs(pool, array));
+    rt_pool_destroy(pool);
+    rt_pages_free(array, bench_read_bytes());
+    return 0;
+}
