@@ -76,7 +76,8 @@ typedef struct kv_salt {
 struct kv {
     kv_options options;
     uint32_t shift;        /* log2 of block_tokens */
-    uint32_t table_blocks; /* entries of a sequence's table */
+    uint32_t table_blocks; /* entries of a sequence's table that may be used */
+    uint32_t table_stride; /* entries from one table to the next */
     kv_node *nodes;        /* [blocks_max + salts_max] */
     int32_t *tokens;       /* [blocks_max][block_tokens] */
     kv_id_table index;     /* chain hash -> full block */
@@ -88,7 +89,7 @@ struct kv {
     uint64_t evictions;
 
     kv_sequence *seqs; /* [seqs_max] */
-    uint32_t *tables;  /* [seqs_max][table_blocks] */
+    uint32_t *tables;  /* [seqs_max][table_stride] */
     uint32_t free_seq;
     uint32_t seqs_open;
 
@@ -108,7 +109,7 @@ static inline int32_t *kv__tokens(const kv *m, uint32_t block)
 
 static inline uint32_t *kv__table(const kv *m, kv_seq seq)
 {
-    return m->tables + (size_t)seq * m->table_blocks;
+    return m->tables + (size_t)seq * m->table_stride;
 }
 
 #endif

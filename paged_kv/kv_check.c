@@ -17,13 +17,17 @@ static void check_state(const kv *m, const kv_node *n, uint32_t refs)
 static void check_links(const kv *m, uint32_t id)
 {
     const kv_node *nodes = m->nodes, *n = &nodes[id];
-    bool may_have_children = kv__is_root(m, id) || (n->place == KV_TREE && n->rows == m->options.block_tokens);
-    if (!may_have_children) {
+    bool is_full = n->place == KV_TREE && n->rows == m->options.block_tokens;
+    if (!is_full && !kv__is_root(m, id)) {
         RC_ASSERT(n->children == KV_NONE);
         RC_ASSERT(n->tails == KV_NONE);
     }
-    if (n->children != KV_NONE) RC_ASSERT(nodes[n->children].parent == id && nodes[n->children].place == KV_TREE);
-    if (n->tails != KV_NONE) RC_ASSERT(nodes[n->tails].parent == id && nodes[n->tails].place == KV_TAIL);
+    uint32_t first[2] = {n->children, n->tails};
+    for (int i = 0; i < 2; i++) {
+        if (first[i] == KV_NONE) continue;
+        RC_ASSERT(nodes[first[i]].parent == id);
+        RC_ASSERT(nodes[first[i]].place == (i == 0 ? KV_TREE : KV_TAIL));
+    }
     uint32_t sides[2] = {n->left, n->right};
     for (int i = 0; i < 2; i++) {
         if (sides[i] == KV_NONE || kv__is_root(m, id)) continue;

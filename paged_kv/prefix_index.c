@@ -5,8 +5,9 @@
 #include "paged_kv/siblings.h"
 
 /* Blocks whose hashes are computed, then probed, then compared together: enough for the misses of
- * one pass to overlap, few enough to waste little where nothing is found. */
-enum { KV_AHEAD = 16 };
+ * one pass to overlap (11.4 us for 8k tokens; 13.0 with 16, 12.1 with 64; bench_block_manager on a Xeon
+ * with 2 MiB of L2), few enough to waste little where nothing is found. */
+enum { KV_AHEAD = 32 };
 
 /* Hash of a full block's rows. Token bytes and adapter are never in one hashed string. */
 static uint64_t content_hash(const kv *m, kv_rows rows)

@@ -18,7 +18,8 @@ void kv__salts_init(kv *m)
     for (uint32_t i = m->options.salts_max; i-- > 0;) {
         m->salts[i] = (kv_salt){.older = KV_NONE, .newer = KV_NONE};
         kv_node *root = &m->nodes[kv__root(m, i)];
-        *root = (kv_node){.chain = kv__root_chain(i), .parent = KV_NONE, .children = KV_NONE, .tails = KV_NONE};
+        *root = (kv_node){.chain = kv__root_chain(i), .parent = KV_NONE};
+        root->children = root->tails = KV_NONE;
         if (i == 0) continue;
         m->salts[i].newer = m->free_salt;
         m->free_salt = i;

@@ -75,7 +75,16 @@ static kv_identity random_identity(world *w, uint32_t length)
     return identity;
 }
 
-static int32_t random_token(world *w) { return prng_one_in(&w->random, 8) ? (int32_t)prng_below(&w->random, 3) - 1 : 5; }
+/* Mostly the same one, so that prefixes meet. */
+static int32_t random_token(world *w)
+{
+    return prng_one_in(&w->random, 8) ? (int32_t)prng_below(&w->random, 3) - 1 : 5;
+}
+
+static uint32_t short_or_long(world *w, uint32_t short_end, uint32_t long_end)
+{
+    return prng_below(&w->random, prng_one_in(&w->random, 2) ? short_end : long_end);
+}
 
 /* A prompt that begins like something of before, mostly, and goes on at random. */
 static void random_prompt(world *w, history *h)
@@ -85,7 +94,7 @@ static void random_prompt(world *w, history *h)
     open_seq *other = &w->seqs[prng_below(&w->random, SEQS_MAX)];
     if (other->is_open && prng_one_in(&w->random, 3)) *h = other->of;
     uint32_t keep = prng_one_in(&w->random, 3) ? h->count : prng_below(&w->random, h->count + 1);
-    uint32_t count = keep + (prng_one_in(&w->random, 2) ? prng_below(&w->random, 4) : prng_below(&w->random, max));
+    uint32_t count = keep + short_or_long(w, 4, max);
     if (count > max) count = max;
     for (uint32_t i = keep; i < count; i++) h->tokens[i] = random_token(w);
     h->count = count;
@@ -241,7 +250,7 @@ static void op_commit(world *w)
     if (!s) return;
     uint32_t max = w->options.seq_tokens_max, block_tokens = w->options.block_tokens;
     uint32_t ahead = s->of.count > s->committed ? s->of.count - s->committed : 0;
-    uint32_t count = prng_one_in(&w->random, 2) ? prng_below(&w->random, ahead + 1) : prng_below(&w->random, 5);
+    uint32_t count = short_or_long(w, 5, ahead + 1);
     if (count > max - s->committed) count = max - s->committed;
     copied(w, s);
     if (!reserve(w, s, s->committed + count)) return;
@@ -270,8 +279,7 @@ static void op_cut(world *w)
     if (!s) return;
     copied(w, s);
     if (prng_one_in(&w->random, 3)) remember(w, s);
-    uint32_t length = prng_one_in(&w->random, 2) ? s->committed - prng_below(&w->random, s->committed < 4 ? s->committed + 1 : 4)
-                                                : prng_below(&w->random, s->committed + 1);
+    uint32_t all = s->committed + 1, length = s->committed - short_or_long(w, all < 4 ? all : 4, all);
     kv_identity identity = s->of.identity;
     bool was_adapted = identity.adapter != 0 && identity.adapted_from < length;
     if (!was_adapted && prng_one_in(&w->random, 2)) {
@@ -424,13 +432,13 @@ static void run(uint64_t seed, uint32_t ops)
 int main(int argc, char **argv)
 {
     uint64_t seed = 1, seeds = 200;
-    uint32_t ops = 1500;
+    uint32_t ops = 4000;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         if (strcmp(argv[i], "--seed") == 0) seed = strtoull(value, NULL, 0), seeds = 1, i++;
         else if (strcmp(argv[i], "--seeds") == 0) seeds = strtoull(value, NULL, 0), i++;
         else if (strcmp(argv[i], "--ops") == 0) ops = (uint32_t)strtoul(value, NULL, 0), i++;
-        else if (strcmp(argv[i], "--long") == 0) seeds = 5000, ops = 5000;
+        else if (strcmp(argv[i], "--long") == 0) seeds = 5000, ops = 20000;
         else return fprintf(stderr, "usage: %s [--seed N] [--seeds N] [--ops N] [--long]\n", argv[0]), 2;
     }
     for (uint64_t i = 0; i < seeds; i++) {

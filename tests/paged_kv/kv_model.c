@@ -54,7 +54,8 @@ static uint64_t adapter_at(uint32_t position, kv_identity identity)
     return position >= identity.adapted_from ? identity.adapter : 0;
 }
 
-uint32_t kv_model_next(const kv_model *model, uint32_t row, int32_t token, uint32_t position, kv_identity identity)
+uint32_t kv_model_next(const kv_model *model, uint32_t row, int32_t token, uint32_t position,
+                       kv_identity identity)
 {
     uint64_t adapter = adapter_at(position, identity);
     for (uint32_t c = model->trie[row].first_child; c != KV_MODEL_UNKNOWN; c = model->trie[c].next_sibling)

@@ -18,7 +18,8 @@ void kv_model_destroy(kv_model *model);
 
 uint32_t kv_model_root(uint32_t salt_number);
 /* The row that follows `row` for a token at this position, or KV_MODEL_UNKNOWN where there is none yet. */
-uint32_t kv_model_next(const kv_model *model, uint32_t row, int32_t token, uint32_t position, kv_identity identity);
+uint32_t kv_model_next(const kv_model *model, uint32_t row, int32_t token, uint32_t position,
+                       kv_identity identity);
 uint32_t kv_model_add(kv_model *model, uint32_t row, int32_t token, uint32_t position, kv_identity identity);
 
 /* A block's rows: written in order, copied, or forgotten from one on. */
