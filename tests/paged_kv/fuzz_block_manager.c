@@ -36,6 +36,7 @@ typedef struct world {
     history histories[HISTORIES];
     uint32_t salt_ids[KV_MODEL_SALTS]; /* KV_NONE: not held */
     kv_stats before;
+    bool is_wide;
     bool may_lose; /* the operation may have shortened a block in place */
 } world;
 
@@ -78,6 +79,7 @@ static kv_identity random_identity(world *w, uint32_t length)
 /* Mostly the same one, so that prefixes meet. */
 static int32_t random_token(world *w)
 {
+    if (w->is_wide) return (int32_t)prng_below(&w->random, 12) - 6;
     return prng_one_in(&w->random, 8) ? (int32_t)prng_below(&w->random, 3) - 1 : 5;
 }
 
@@ -385,9 +387,13 @@ static void create_world(world *w, uint64_t seed)
     kv_options *o = &w->options;
     o->block_tokens = 8u << prng_below(r, 3);
     o->blocks_max = prng_one_in(r, 4) ? prng_range(r, 1, 3) : prng_range(r, 1, 24);
+    /* Now and then many short sequences: a node with hundreds of children. */
+    w->is_wide = prng_one_in(r, 12);
+    if (w->is_wide) o->blocks_max = prng_range(r, 100, 400);
     o->seqs_max = prng_one_in(r, 4) ? 1 : prng_range(r, 1, SEQS_MAX);
     o->seq_tokens_max = prng_range(r, 1, o->blocks_max * o->block_tokens + 9);
     if (o->seq_tokens_max > TOKENS_MAX) o->seq_tokens_max = TOKENS_MAX;
+    if (w->is_wide) o->seq_tokens_max = prng_range(r, 8, 40);
     o->salts_max = prng_range(r, 1, KV_MODEL_SALTS + 1);
     o->enable_prefix_cache = !prng_one_in(r, 16);
     rc_msg msg;
