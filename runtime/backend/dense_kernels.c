@@ -5,12 +5,13 @@
  * accumulator that waits in y between two depth blocks is exact, so rows, threads and tiles change no bit.
  *
  * Few rows: panel after panel, each block straight from memory: a linear stream. Many rows: depth block
- * after depth block, so that the packed rows of one block stay in L2 for all panels; a bf16 block of a panel is
- * widened to float32 once and then read by every tile.
+ * after depth block, so that the packed rows of one block stay in L2 for all panels; the first
+ * tile over a bf16 block leaves it widened to float32 for the others.
  */
 #include "proto/vec.h"
 
 #include "runtime/backend/family_parts.h"
+#include "runtime/backend/pool.h"
 
 #define ALWAYS static inline __attribute__((always_inline))
 
@@ -23,7 +24,7 @@ enum { TILE_ROWS = 2, VECTORS = 1 };  /* 8 accumulators of 16 registers */
 #endif
 enum {
     STRIPE = 16 * VECTORS,  /* columns of a tile */
-    LINES_AHEAD = 32,       /* of a stream over weights */
+    BYTES_AHEAD = 2048,     /* of a stream over weights */
     LINEAR_FLOATS = 128 << 10 /* packed rows up to this size stay in L2 whole */
 };
 
@@ -36,6 +37,9 @@ typedef struct tile {
     size_t y_stride;
     const float *bias; /* to add at the end, or NULL */
     bool starts;       /* accumulators start at zero, not from y */
+    float *wide;       /* where tile_widen leaves the block as float32 */
+    const char *ahead; /* what to bring into the cache meanwhile: ahead_step bytes for each k */
+    size_t ahead_step;
 } tile;
 
 typedef void (*tile_fn)(const tile *t);
@@ -78,8 +82,10 @@ ALWAYS void tile_f32(const tile *t, int rows)
     rc_vf acc[TILE_ROWS][VECTORS];
     tile_begin(t, acc, rows);
     const float *x = t->x, *w = t->w;
-    for (uint32_t k = 0; k < t->depth; k++, x++, w += RT_PANEL) {
+    const char *ahead = t->ahead;
+    for (uint32_t k = 0; k < t->depth; k++, x++, w += RT_PANEL, ahead += t->ahead_step) {
         rc_vf b[VECTORS];
+        __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) b[v] = rc_vf_load(w + 16 * v);
         step_f32(acc, b, x, rows);
@@ -87,32 +93,43 @@ ALWAYS void tile_f32(const tile *t, int rows)
     tile_end(t, acc, rows);
 }
 
-ALWAYS void prefetch_pair(const uint16_t *w)
+/* Both k of a pair. */
+ALWAYS const char *prefetch_pair(const char *ahead, size_t step)
 {
-    for (int v = 0; v < VECTORS; v++) __builtin_prefetch(w + 32 * (v + LINES_AHEAD), 0, 3);
+    __builtin_prefetch(ahead, 0, 3);
+    __builtin_prefetch(ahead + step, 0, 3);
+    return ahead + 2 * step;
 }
 
 /* A bf16 panel against float32 rows: the even k of a pair, then the odd one. */
-ALWAYS void tile_bf16(const tile *t, int rows)
+ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
 {
     rc_vf acc[TILE_ROWS][VECTORS];
     tile_begin(t, acc, rows);
     const float *x = t->x;
     const uint16_t *w = t->w;
+    const char *ahead = t->ahead;
+    float *wide = t->wide;
     for (uint32_t k = 0; k < t->depth; k += 2, x += 2, w += 2 * RT_PANEL) {
         rc_vf even[VECTORS], odd[VECTORS];
-        prefetch_pair(w);
+        ahead = prefetch_pair(ahead, t->ahead_step);
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) {
             rc_vf pairs = rc_vf_load_bits(w + 32 * v);
             even[v] = rc_vf_pair_low(pairs);
             odd[v] = rc_vf_pair_high(pairs);
+            if (!keeps) continue;
+            rc_vf_store(wide + 16 * v, even[v]);
+            rc_vf_store(wide + RT_PANEL + 16 * v, odd[v]);
         }
+        wide += 2 * RT_PANEL;
         step_f32(acc, even, x, rows);
         step_f32(acc, odd, x + 1, rows);
     }
     tile_end(t, acc, rows);
 }
+ALWAYS void tile_bf16(const tile *t, int rows) { tile_pairs(t, rows, false); }
+ALWAYS void tile_widen(const tile *t, int rows) { tile_pairs(t, rows, true); }
 
 #if defined(__AVX512BF16__)
 /* A bf16 panel against bf16 rows. */
@@ -121,9 +138,10 @@ ALWAYS void tile_dot(const tile *t, int rows)
     rc_vf acc[TILE_ROWS][VECTORS];
     tile_begin(t, acc, rows);
     const uint16_t *x = t->x, *w = t->w;
+    const char *ahead = t->ahead;
     for (uint32_t k = 0; k < t->depth; k += 2, x += 2, w += 2 * RT_PANEL) {
         __m512bh b[VECTORS];
-        prefetch_pair(w);
+        ahead = prefetch_pair(ahead, t->ahead_step);
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) b[v] = (__m512bh)_mm512_loadu_si512(w + 32 * v);
 #pragma GCC unroll 16
@@ -165,6 +183,7 @@ TILES(tile_f32)
 TILES(tile_dot)
 #else
 TILES(tile_bf16)
+TILES(tile_widen)
 #endif
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -172,23 +191,27 @@ static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 /* One part's walk over a product. */
 typedef struct walk {
     const rt_dense *d;
-    float *wide;         /* this part's buffer for a widened block */
-    uint32_t depth;      /* of the matrix as stored */
-    uint32_t blocks;     /* depth blocks */
-    uint32_t tiles;      /* that the rows are dealt to */
-    size_t x_bytes;      /* of an element of packed rows */
-    bool is_dot, widens;
+    float *wide;           /* this part's buffer for a widened block */
+    uint32_t depth;        /* of the matrix as stored */
+    uint32_t blocks;       /* depth blocks */
+    uint32_t tiles;        /* that the rows are dealt to */
+    size_t x_bytes;        /* of an element of packed rows */
+    size_t k_bytes;        /* of a panel for one k */
+    const tile_fn *first;  /* the block's first tile reads it from memory ... */
+    const tile_fn *others; /* ... the others from the cache */
+    bool widens;           /* and then as the first one left it in `wide` */
 } walk;
 
-static void widen(const uint16_t *w, uint32_t depth, float *wide)
+typedef struct place {
+    uint32_t panel, block;
+} place;
+
+static const char *weights_at(const walk *s, place at)
 {
-    for (uint32_t k = 0; k < depth; k += 2, w += 2 * RT_PANEL, wide += 2 * RT_PANEL)
-        for (int half = 0; half < 2; half++) {
-            rc_vf pairs = rc_vf_load_bits(w + 32 * half);
-            rc_vf_store(wide + 16 * half, rc_vf_pair_low(pairs));
-            rc_vf_store(wide + RT_PANEL + 16 * half, rc_vf_pair_high(pairs));
-        }
+    return rt_matrix_at(s->d->w, at.panel, (size_t)at.block * RT_DEPTH_BLOCK);
 }
+
+static uint32_t depth_of(const walk *s, place at) { return least(RT_DEPTH_BLOCK, s->depth - at.block * RT_DEPTH_BLOCK); }
 
 /* The matrix ends inside the stripe: the tile works on a copy that is as wide as it expects. */
 static void tile_ragged(tile_fn run, tile t, uint32_t rows, uint32_t columns)
@@ -208,94 +231,88 @@ static void tile_ragged(tile_fn run, tile t, uint32_t rows, uint32_t columns)
     for (uint32_t r = 0; r < rows; r++) memcpy(y + r * stride, copy + r * STRIPE, columns * sizeof *copy);
 }
 
-/* All rows against one stripe of one block; meanwhile brings `ahead`, the next block, into the cache. */
-static void stripe(const walk *s, uint32_t panel, uint32_t column, uint32_t block, const void *w,
-                   const tile_fn *kernels, const char *ahead, size_t ahead_bytes)
+static uint32_t tile_row(const walk *s, uint32_t i) { return (uint32_t)((uint64_t)s->d->rows * i / s->tiles); }
+
+/* y waits in memory between depth blocks; by the time a tile starts its rows should be back. */
+static void prefetch_rows(const walk *s, uint32_t i, uint32_t column)
 {
-    const rt_dense *d = s->d;
-    uint32_t first = panel * RT_PANEL + column, k0 = block * RT_DEPTH_BLOCK;
-    uint32_t columns = least(STRIPE, d->w->n - first);
-    bool ends = block + 1 == s->blocks;
-    for (uint32_t i = 0; i < s->tiles; i++) {
-        uint32_t row, end;
-        row = (uint32_t)((uint64_t)d->rows * i / s->tiles);
-        end = (uint32_t)((uint64_t)d->rows * (i + 1) / s->tiles);
-        tile t = {
-            .x = (const char *)d->packed + ((size_t)block * d->rows + row) * RT_X_STRIDE * s->x_bytes,
-            .w = w,
-            .depth = least(RT_DEPTH_BLOCK, s->depth - k0),
-            .y = d->y + row * d->y_stride + first,
-            .y_stride = d->y_stride,
-            .bias = ends && d->bias ? d->bias + first : NULL,
-            .starts = block == 0,
-        };
-        size_t until = ahead_bytes * (i + 1) / s->tiles;
-        for (size_t at = ahead_bytes * i / s->tiles / 64 * 64; at < until; at += 64)
-            __builtin_prefetch(ahead + at, 0, 2);
-        if (columns == STRIPE) kernels[end - row - 1](&t);
-        else tile_ragged(kernels[end - row - 1], t, end - row, columns);
-    }
+    if (i >= s->tiles) return;
+    for (uint32_t row = tile_row(s, i); row < tile_row(s, i + 1); row++)
+        for (int v = 0; v < VECTORS; v++)
+            __builtin_prefetch(s->d->y + row * s->d->y_stride + column + 16 * v, 1, 3);
 }
 
-/* All rows against one block of a panel; next_* is the block that comes after it. */
-static void panel_block(const walk *s, uint32_t panel, uint32_t block, uint32_t next_panel, uint32_t next_block)
+/* All rows against one block of a panel; meanwhile brings the block that comes after it into the cache. */
+static void panel_block(const walk *s, place at, place next)
 {
-    const rt_matrix *m = s->d->w;
-    const char *w = rt_matrix_at(m, panel, (size_t)block * RT_DEPTH_BLOCK);
-    size_t column_bytes = m->stored == RC_BF16 ? 4 : 4; /* a bf16 line holds two k */
-    const tile_fn *kernels = tile_f32s;
-    const char *ahead = NULL;
-    size_t ahead_bytes = 0;
-    if (m->stored == RC_BF16) {
+    const rt_dense *d = s->d;
+    const char *w = weights_at(s, at), *coming = weights_at(s, next);
+    uint32_t stripes = least(RT_PANEL, d->w->n - at.panel * RT_PANEL), runs = 0;
+    stripes = (stripes + STRIPE - 1) / STRIPE;
+    size_t later = stripes * s->tiles - 1; /* tiles that share the fetching */
+    for (uint32_t c = 0; c < stripes; c++)
+        for (uint32_t i = 0; i < s->tiles; i++, runs++) {
+            uint32_t row = tile_row(s, i), rows = tile_row(s, i + 1) - row;
+            uint32_t column = at.panel * RT_PANEL + c * STRIPE, columns = least(STRIPE, d->w->n - column);
+            bool cached = i > 0;
+            tile t = {
+                .x = (const char *)d->packed + ((size_t)at.block * d->rows + row) * RT_X_STRIDE * s->x_bytes,
+                /* 4 bytes a column: a float, or a pair of bf16. */
+                .w = (cached && s->widens ? (const char *)s->wide : w) + c * STRIPE * sizeof(float),
+                .depth = depth_of(s, at),
+                .y = d->y + row * d->y_stride + column,
+                .y_stride = d->y_stride,
+                .bias = d->bias && at.block + 1 == s->blocks ? d->bias + column : NULL,
+                .starts = at.block == 0,
+                .wide = s->wide + c * STRIPE,
+                .ahead = runs ? coming + depth_of(s, next) * s->k_bytes * (runs - 1) / later : w + BYTES_AHEAD,
+                .ahead_step = runs ? s->k_bytes / later : s->k_bytes,
+            };
+            prefetch_rows(s, i + 1, column);
+            tile_fn run = (cached ? s->others : s->first)[rows - 1];
+            if (columns == STRIPE) run(&t);
+            else tile_ragged(run, t, rows, columns);
+        }
+}
+
+static walk plan_walk(const rt_dense *d, uint32_t part)
+{
+    const rt_matrix *m = d->w;
+    walk s = {.d = d, .wide = d->wide + (size_t)part * RT_WIDE_FLOATS, .first = tile_f32s, .others = tile_f32s};
+    s.depth = (uint32_t)rt_matrix_depth(m->k, m->stored);
+    s.blocks = (s.depth + RT_DEPTH_BLOCK - 1) / RT_DEPTH_BLOCK;
+    s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
+    s.x_bytes = sizeof(float);
+    s.k_bytes = RT_PANEL * rc_dtype_bytes(m->stored);
+    if (m->stored != RC_BF16) return s;
 #if DOT
-        kernels = tile_dots;
+    s.x_bytes = sizeof(uint16_t);
+    s.first = s.others = tile_dots;
 #else
-        kernels = tile_bf16s;
+    s.widens = s.tiles > 1;
+    s.first = s.widens ? tile_widens : tile_bf16s;
 #endif
-    }
-    if (s->tiles > 1) {
-        size_t k0 = (size_t)next_block * RT_DEPTH_BLOCK;
-        uint32_t depth = least(RT_DEPTH_BLOCK, s->depth - (uint32_t)k0);
-        ahead = rt_matrix_at(m, next_panel, k0);
-        ahead_bytes = (size_t)depth * RT_PANEL * rc_dtype_bytes(m->stored) * STRIPE / RT_PANEL;
-    }
-    if (s->widens) {
-        uint32_t depth = least(RT_DEPTH_BLOCK, s->depth - block * RT_DEPTH_BLOCK);
-        widen((const uint16_t *)(const void *)w, depth, s->wide);
-        w = (const char *)s->wide;
-        kernels = tile_f32s;
-    }
-    for (uint32_t c = 0; c < RT_PANEL && panel * RT_PANEL + c < m->n; c += STRIPE)
-        stripe(s, panel, c, block, w + c * column_bytes, kernels,
-               ahead + (ahead_bytes * (c / STRIPE)), ahead_bytes);
+    return s;
 }
 
 void RC_FAMILY(rt_dense_run)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
-    const rt_matrix *m = d->w;
-    uint32_t panels = rt_matrix_panels(m->n);
-    uint32_t first = (uint32_t)((uint64_t)panels * part / parts);
-    uint32_t end = (uint32_t)((uint64_t)panels * (part + 1) / parts);
-    walk s = {.d = d, .wide = d->wide + (size_t)part * RT_WIDE_FLOATS};
-    s.depth = (uint32_t)rt_matrix_depth(m->k, m->stored);
-    s.blocks = (s.depth + RT_DEPTH_BLOCK - 1) / RT_DEPTH_BLOCK;
-    s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
-    s.is_dot = DOT && m->stored == RC_BF16;
-    s.x_bytes = s.is_dot ? 2 : 4;
-    s.widens = !s.is_dot && m->stored == RC_BF16 && s.tiles > 1;
+    uint32_t first, end;
+    rt_share(rt_matrix_panels(d->w->n), part, parts, &first, &end);
+    walk s = plan_walk(d, part);
     if ((size_t)d->rows * s.depth <= LINEAR_FLOATS) {
         for (uint32_t p = first; p < end; p++)
             for (uint32_t b = 0; b < s.blocks; b++) {
                 bool last = b + 1 == s.blocks;
-                panel_block(&s, p, b, last ? least(p + 1, end - 1) : p, last ? 0 : b + 1);
+                panel_block(&s, (place){p, b}, last ? (place){least(p + 1, end - 1), 0} : (place){p, b + 1});
             }
-    } else {
-        for (uint32_t b = 0; b < s.blocks; b++)
-            for (uint32_t p = first; p < end; p++) {
-                bool last = p + 1 == end;
-                panel_block(&s, p, b, last ? first : p + 1, last ? least(b + 1, s.blocks - 1) : b);
-            }
+        return;
     }
+    for (uint32_t b = 0; b < s.blocks; b++)
+        for (uint32_t p = first; p < end; p++) {
+            bool last = p + 1 == end;
+            panel_block(&s, (place){p, b}, last ? (place){first, least(b + 1, s.blocks - 1)} : (place){p + 1, b});
+        }
 }
 
 static void pack_f32(const float *x, uint32_t depth, uint32_t stored_depth, float *out)
@@ -316,8 +333,8 @@ void RC_FAMILY(rt_dense_pack)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
     const rt_matrix *m = d->w;
     uint32_t stored = (uint32_t)rt_matrix_depth(m->k, m->stored);
-    uint32_t end = (uint32_t)((uint64_t)d->rows * (part + 1) / parts);
-    for (uint32_t r = (uint32_t)((uint64_t)d->rows * part / parts); r < end; r++)
+    uint32_t r, end;
+    for (rt_share(d->rows, part, parts, &r, &end); r < end; r++)
         for (uint32_t k0 = 0, b = 0; k0 < stored; k0 += RT_DEPTH_BLOCK, b++) {
             const float *x = d->x + r * d->x_stride + k0;
             size_t at = ((size_t)b * d->rows + r) * RT_X_STRIDE;
