@@ -35,7 +35,7 @@ RC_MUST_CHECK rc_code rt_tokenizer_encode(const rt_tokenizer *t, const char *tex
                                           bool add_special, size_t ids_max, int32_t **ids, size_t *count,
                                           rc_msg *msg);
 
-uint32_t rt_tokenizer_vocab(const rt_tokenizer *t);              /* highest id + 1 */
+uint32_t rt_tokenizer_vocab(const rt_tokenizer *t); /* highest id + 1 */
 bool rt_tokenizer_is_special(const rt_tokenizer *t, int32_t id);
 int32_t rt_tokenizer_id(const rt_tokenizer *t, const char *token, size_t bytes); /* -1: none */
 
