@@ -1,4 +1,4 @@
-/* What the block manager promises, one sentence a test; kv_check() after every call that changes something. */
+/* What the block manager promises, one sentence a test. kv_check() follows whatever changes something. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
