@@ -85,7 +85,8 @@ static void run_cells(const adapter_lora_run *r, bool expands, cell_fn run, uint
         uint32_t blocks = row_blocks(g->rows);
         for (uint32_t d = 0; d < h.count; d++) {
             const adapter_lora_delta *delta = &h.deltas[d];
-            uint64_t own = weight_of(delta, g->rows, expands), cells = (uint64_t)units_of(delta, expands) * blocks;
+            uint64_t own = weight_of(delta, g->rows, expands),
+                     cells = (uint64_t)units_of(delta, expands) * blocks;
             uint64_t end = cells_before(high, start, own, cells);
             for (uint64_t c = cells_before(low, start, own, cells); c < end; c++) {
                 uint32_t block = (uint32_t)(c % blocks) * ROWS_CELL, left = g->rows - block;
@@ -180,7 +181,8 @@ ALWAYS void expand_tile(const adapter_lora_run *r, const cell *c, rc_dtype store
 {
     rc_vf acc[ROWS][2];
     const adapter_lora_delta *d = c->delta;
-    size_t s_stride = (size_t)ADAPTER_WAVE * r->rank_max, panel = (size_t)c->unit * d->rank * ADAPTER_LORA_PANEL;
+    size_t s_stride = (size_t)ADAPTER_WAVE * r->rank_max,
+           panel = (size_t)c->unit * d->rank * ADAPTER_LORA_PANEL;
 #pragma GCC unroll 4
     for (int m = 0; m < rows; m++) acc[m][0] = acc[m][1] = rc_vf_zero();
     for (uint32_t i = 0; i < d->rank; i++) {

@@ -69,8 +69,8 @@ static void check_order(const adapter_weights *w, uint32_t i, uint32_t layers, u
     else RC_ASSERT(before->out_offset + before->out <= d->out_offset);
 }
 
-const adapter_lora *adapter_lora_pack(void *memory, const adapter_weights *w, rc_dtype stored, uint32_t layers,
-                                      uint32_t linears)
+const adapter_lora *adapter_lora_pack(void *memory, const adapter_weights *w, rc_dtype stored,
+                                      uint32_t layers, uint32_t linears)
 {
     char *at = memory;
     adapter_lora *lora = memory;

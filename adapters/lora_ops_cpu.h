@@ -43,8 +43,8 @@ size_t adapter_lora_bytes(const adapter_weights *w, rc_dtype stored, uint32_t la
 /* Packs w into `memory`, which must be zeroed; the result lives there. w is not needed after it.
  * Needs  every delta's layer and linear below the limits; deltas in their order; a linear's output ranges
  *        disjoint. */
-const adapter_lora *adapter_lora_pack(void *memory, const adapter_weights *w, rc_dtype stored, uint32_t layers,
-                                      uint32_t linears);
+const adapter_lora *adapter_lora_pack(void *memory, const adapter_weights *w, rc_dtype stored,
+                                      uint32_t layers, uint32_t linears);
 
 /* One linear of a step. */
 typedef struct adapter_lora_run {

@@ -22,6 +22,7 @@ typedef struct bench {
     void *array;
     float *x, *y;
     bool is_dot;
+    uint32_t next; /* copy */
     double flops, bytes; /* best limits so far, per second */
 } bench;
 
@@ -51,11 +52,14 @@ static double time_product(bench *b, rt_matrix *const *copies, uint32_t count, u
 {
     const rt_backend *cpu = rt_backend_cpu();
     const rt_matrix *const *m = (const rt_matrix *const *)copies;
-    static uint32_t next;
     uint32_t done = 0;
     double start = bench_seconds(), spent = 0;
-    for (; done < count && (done < 2 || spent < 0.15); done++, next++) {
-        rt_linear l = {.weight = m[next % count], .x = b->x, .x_stride = m[0]->k, .y = b->y, .y_stride = m[0]->n,
+    for (; done < count && (done < 2 || spent < 0.15); done++, b->next++) {
+        rt_linear l = {.weight = m[b->next % count],
+                       .x = b->x,
+                       .x_stride = m[0]->k,
+                       .y = b->y,
+                       .y_stride = m[0]->n,
                        .rows = rows};
         cpu->linear(b->device, &l);
         spent = bench_seconds() - start;
@@ -80,8 +84,9 @@ static void run_shape(bench *b, shape s, const uint16_t *rows)
         }
         double work = 2.0 * T * s.n * s.k, stream = 2.0 * s.n * s.k;
         double floor = work / b->flops > stream / b->bytes ? work / b->flops : stream / b->bytes;
-        printf("%6u %6u %4u %10.3f %8.1f %7.2f %7.1f %7.1f %8.1f\n", s.k, s.n, T, best * 1e3, work / best * 1e-9,
-               stream / best * 1e-9, 100 * work / best / b->flops, 100 * stream / best / b->bytes, 100 * floor / best);
+        printf("%6u %6u %4u %10.3f %8.1f %7.2f %7.1f %7.1f %8.1f\n", s.k, s.n, T, best * 1e3,
+               work / best * 1e-9, stream / best * 1e-9, 100 * work / best / b->flops,
+               100 * stream / best / b->bytes, 100 * floor / best);
         fflush(stdout);
     }
     for (uint32_t i = 0; i < count; i++) rt_backend_cpu()->matrix_destroy(b->device, copies[i]);

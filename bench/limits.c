@@ -26,8 +26,8 @@ typedef struct probe {
 } probe;
 
 #if defined(__x86_64__)
-/* One instruction on each of twelve chains, more than latency times ports anywhere. One block of assembly: from
- * an array the compiler would keep the chains in memory. */
+/* One instruction on each of twelve chains, more than latency times ports anywhere. One block of assembly:
+ * from an array the compiler would keep the chains in memory. */
 #define CHAINS_(op)                                                                                        \
     __asm__ volatile(op " %12, %13, %0\n\t" op " %12, %13, %1\n\t" op " %12, %13, %2\n\t"                  \
                      op " %12, %13, %3\n\t" op " %12, %13, %4\n\t" op " %12, %13, %5\n\t"                  \
@@ -39,7 +39,8 @@ typedef struct probe {
 
 __attribute__((target("avx512f"))) static float fma_avx512(void)
 {
-    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a, l = a;
+    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a,
+           l = a;
     __m512 x = _mm512_set1_ps(0.5f), y = _mm512_set1_ps(0.25f);
     for (int round = 0; round < ROUNDS; round++) CHAINS_("vfmadd231ps");
     return _mm512_cvtss_f32(a);
@@ -47,7 +48,8 @@ __attribute__((target("avx512f"))) static float fma_avx512(void)
 
 __attribute__((target("avx512f"))) static float dot_avx512(void)
 {
-    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a, l = a;
+    __m512 a = _mm512_setzero_ps(), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a,
+           l = a;
     __m512 x = _mm512_castsi512_ps(_mm512_set1_epi32(0x3f003f00)), y = x;
     for (int round = 0; round < ROUNDS; round++) CHAINS_("vdpbf16ps");
     return _mm512_cvtss_f32(a);
@@ -55,7 +57,8 @@ __attribute__((target("avx512f"))) static float dot_avx512(void)
 
 __attribute__((target("avx2,fma"))) static float fma_avx2(void)
 {
-    __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a, l = a;
+    __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a, e = a, f = a, g = a, h = a, i = a, j = a, k = a,
+           l = a;
     __m256 x = _mm256_set1_ps(0.5f), y = _mm256_set1_ps(0.25f);
     for (int round = 0; round < ROUNDS; round++) CHAINS_("vfmadd231ps");
     return _mm256_cvtss_f32(a);

@@ -14,8 +14,8 @@ int main(int argc, char **argv)
         return 1;
     }
     memset(array, 1, bench_read_bytes());
-    printf("{\"threads\": %u, \"fma_gflops\": %.1f, \"bf16_dot_gflops\": %.1f, \"read_gbs\": %.2f}\n", threads,
-           bench_fma_gflops(pool), bench_dot_gflops(pool), bench_read_gbs(pool, array));
+    printf("{\"threads\": %u, \"fma_gflops\": %.1f, \"bf16_dot_gflops\": %.1f, \"read_gbs\": %.2f}\n",
+           threads, bench_fma_gflops(pool), bench_dot_gflops(pool), bench_read_gbs(pool, array));
     rt_pool_destroy(pool);
     rt_pages_free(array, bench_read_bytes());
     return 0;

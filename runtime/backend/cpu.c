@@ -139,7 +139,8 @@ static size_t cpu_matrix_bytes(uint32_t n, uint32_t k, rc_dtype stored)
     return plus(rt_pages_bytes(data_bytes(n, k, stored)), sizeof(rt_matrix));
 }
 
-static rc_code cpu_matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, rt_matrix **out, rc_msg *msg)
+static rc_code cpu_matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, rt_matrix **out,
+                                 rc_msg *msg)
 {
     RC_ASSERT(stored == RC_F32 || stored == RC_BF16);
     RC_ASSERT(n > 0 && k > 0);
@@ -148,7 +149,8 @@ static rc_code cpu_matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype 
     void *data = m ? rt_pages_alloc(bytes) : NULL;
     if (!data) {
         free(m);
-        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a %u x %u matrix of %zu bytes", n, k, bytes);
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a %u x %u matrix of %zu bytes", n, k,
+                       bytes);
     }
     *m = (rt_matrix){n, k, stored, data, bytes, d->kernels};
     *out = m;
@@ -179,7 +181,8 @@ static rc_code cpu_adapter_attach(rt_device *d, uint32_t slot, const adapter_wei
     RC_ASSERT(!d->slots[slot]);
     RC_ASSERT(stored == RC_F32 || stored == RC_BF16);
     if (w->rank_max > o->lora_rank_max)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "rank %u exceeds the device's %u", w->rank_max, o->lora_rank_max);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "rank %u exceeds the device's %u", w->rank_max,
+                       o->lora_rank_max);
     size_t bytes = adapter_lora_bytes(w, stored, o->layers, o->linears);
     void *memory = rt_pages_alloc(bytes);
     if (!memory) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an adapter of %zu bytes", bytes);

@@ -28,16 +28,16 @@ struct rt_device {
     char name[64];
 };
 
-void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale, float *h,
-                   size_t h_stride);
+void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale,
+                   float *h, size_t h_stride);
 void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
                       uint32_t rows, uint32_t width, float *y, size_t y_stride);
 void rt_cpu__linear(rt_device *d, const rt_linear *l);
 void rt_cpu__rope(rt_device *d, const rt_rope *r);
 void rt_cpu__kv_write(rt_device *d, const kv_write *w);
 void rt_cpu__attention(rt_device *d, const kv_attn *a);
-void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width, float *y,
-                    size_t y_stride);
+void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
+                    float *y, size_t y_stride);
 void rt_cpu__add_scaled(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
                         uint32_t rows, uint32_t width);
 void rt_cpu__divide(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);

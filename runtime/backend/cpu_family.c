@@ -92,13 +92,17 @@ rc_code rt_cpu_family_choose(const char *name, const rt_kernels **out, rc_msg *m
         return RC_OK;
     }
     if (!is_known(name))
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "kernels '%s' are unknown; expected auto, portable, "
-                                "avx2, avx512 or avx512_bf16", name), msg, "kernels");
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                                "kernels '%s' are unknown; expected auto, portable, "
+                                "avx2, avx512 or avx512_bf16",
+                                name),
+                        msg, "kernels");
     const family *f = find(name);
     if (!f) return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "this build has no '%s' kernels", name), msg,
                             "kernels");
     if (!f->runs())
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "this CPU cannot run '%s' kernels", name), msg, "kernels");
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "this CPU cannot run '%s' kernels", name), msg,
+                        "kernels");
     *out = f->kernels();
     return RC_OK;
 }

@@ -13,7 +13,8 @@
 /* True where `name` is a family, this build has it and this CPU can run it. */
 bool rt_cpu_family_usable(const char *name);
 
-/* "auto" (or NULL) is the fastest family for this CPU. Errors INVALID_ARGUMENT: no such family, or not here. */
+/* "auto" (or NULL) is the fastest family for this CPU.
+ * Errors INVALID_ARGUMENT: no such family, or not here. */
 RC_MUST_CHECK rc_code rt_cpu_family_choose(const char *name, const rt_kernels **out, rc_msg *msg);
 
 #endif

@@ -32,10 +32,11 @@ void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float
     run_rows(d, &r, FEW_ELEMENTS, d->kernels->rms_norm);
 }
 
-void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width, float *y,
-                    size_t y_stride)
+void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
+                    float *y, size_t y_stride)
 {
-    rt_rows r = {.x = gate_up, .x_stride = stride, .y = y, .y_stride = y_stride, .rows = rows, .width = width};
+    rt_rows r = {
+        .x = gate_up, .x_stride = stride, .y = y, .y_stride = y_stride, .rows = rows, .width = width};
     run_rows(d, &r, FEW_EXPONENTIALS, d->kernels->swiglu);
 }
 
@@ -73,8 +74,8 @@ static void embed_task(void *arg, uint32_t part, uint32_t parts)
     }
 }
 
-void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale, float *h,
-                   size_t h_stride)
+void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale,
+                   float *h, size_t h_stride)
 {
     embed_op o = {d->kernels, table, tokens, rows, scale, h, h_stride};
     if (rows == 1) embed_task(&o, 0, 1);

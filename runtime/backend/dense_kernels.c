@@ -211,7 +211,10 @@ static const char *weights_at(const walk *s, place at)
     return rt_matrix_at(s->d->w, at.panel, (size_t)at.block * RT_DEPTH_BLOCK);
 }
 
-static uint32_t depth_of(const walk *s, place at) { return least(RT_DEPTH_BLOCK, s->depth - at.block * RT_DEPTH_BLOCK); }
+static uint32_t depth_of(const walk *s, place at)
+{
+    return least(RT_DEPTH_BLOCK, s->depth - at.block * RT_DEPTH_BLOCK);
+}
 
 /* The matrix ends inside the stripe: the tile works on a copy that is as wide as it expects. */
 static void tile_ragged(tile_fn run, tile t, uint32_t rows, uint32_t columns)
@@ -231,7 +234,10 @@ static void tile_ragged(tile_fn run, tile t, uint32_t rows, uint32_t columns)
     for (uint32_t r = 0; r < rows; r++) memcpy(y + r * stride, copy + r * STRIPE, columns * sizeof *copy);
 }
 
-static uint32_t tile_row(const walk *s, uint32_t i) { return (uint32_t)((uint64_t)s->d->rows * i / s->tiles); }
+static uint32_t tile_row(const walk *s, uint32_t i)
+{
+    return (uint32_t)((uint64_t)s->d->rows * i / s->tiles);
+}
 
 /* y waits in memory between depth blocks; by the time a tile starts its rows should be back. */
 static void prefetch_rows(const walk *s, uint32_t i, uint32_t column)
@@ -265,7 +271,8 @@ static void panel_block(const walk *s, place at, place next)
                 .bias = d->bias && at.block + 1 == s->blocks ? d->bias + column : NULL,
                 .starts = at.block == 0,
                 .wide = s->wide + c * STRIPE,
-                .ahead = runs ? coming + depth_of(s, next) * s->k_bytes * (runs - 1) / later : w + BYTES_AHEAD,
+                .ahead =
+                    runs ? coming + depth_of(s, next) * s->k_bytes * (runs - 1) / later : w + BYTES_AHEAD,
                 .ahead_step = runs ? s->k_bytes / later : s->k_bytes,
             };
             prefetch_rows(s, i + 1, column);
@@ -278,7 +285,8 @@ static void panel_block(const walk *s, place at, place next)
 static walk plan_walk(const rt_dense *d, uint32_t part)
 {
     const rt_matrix *m = d->w;
-    walk s = {.d = d, .wide = d->wide + (size_t)part * RT_WIDE_FLOATS, .first = tile_f32s, .others = tile_f32s};
+    walk s = {
+        .d = d, .wide = d->wide + (size_t)part * RT_WIDE_FLOATS, .first = tile_f32s, .others = tile_f32s};
     s.depth = (uint32_t)rt_matrix_depth(m->k, m->stored);
     s.blocks = (s.depth + RT_DEPTH_BLOCK - 1) / RT_DEPTH_BLOCK;
     s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -311,7 +319,8 @@ void RC_FAMILY(rt_dense_run)(const rt_dense *d, uint32_t part, uint32_t parts)
     for (uint32_t b = 0; b < s.blocks; b++)
         for (uint32_t p = first; p < end; p++) {
             bool last = p + 1 == end;
-            panel_block(&s, (place){p, b}, last ? (place){first, least(b + 1, s.blocks - 1)} : (place){p + 1, b});
+            panel_block(&s, (place){p, b},
+                        last ? (place){first, least(b + 1, s.blocks - 1)} : (place){p + 1, b});
         }
 }
 

@@ -3,8 +3,11 @@
 #ifndef RUNTIME_BACKEND_FAMILY_PARTS_H
 #define RUNTIME_BACKEND_FAMILY_PARTS_H
 
+#include "proto/vec.h"
+
 #include "runtime/backend/kernels.h"
 
+#ifdef RC_KERNELS
 void RC_FAMILY(rt_dense_pack)(const rt_dense *d, uint32_t part, uint32_t parts);
 void RC_FAMILY(rt_dense_run)(const rt_dense *d, uint32_t part, uint32_t parts);
 void RC_FAMILY(rt_matrix_fill)(rt_matrix *m, const rt_fill *f);
@@ -14,5 +17,6 @@ void RC_FAMILY(rt_swiglu)(const rt_rows *r, uint32_t part, uint32_t parts);
 void RC_FAMILY(rt_add_scaled)(const rt_rows *r, uint32_t part, uint32_t parts);
 void RC_FAMILY(rt_divide)(const rt_rows *r, uint32_t part, uint32_t parts);
 void RC_FAMILY(rt_rope_rotate)(const rt_rope *r, uint32_t part, uint32_t parts);
+#endif
 
 #endif

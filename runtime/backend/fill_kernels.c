@@ -92,7 +92,9 @@ static void fill_row(rt_matrix *m, uint32_t row, const char *src, rc_dtype type)
     for (uint32_t k = 0; k < m->k; k++) {
         float value = rc_load_f32(src, type, k);
         if (m->stored == RC_F32) ((float *)(void *)panel)[(size_t)k * RT_PANEL + column] = value;
-        else ((uint16_t *)(void *)panel)[((size_t)(k / 2) * RT_PANEL + column) * 2 + k % 2] = rc_f32_to_bf16(value);
+        else
+            ((uint16_t *)(void *)panel)[((size_t)(k / 2) * RT_PANEL + column) * 2 + k % 2] =
+                rc_f32_to_bf16(value);
     }
 }
 
@@ -131,5 +133,6 @@ void RC_FAMILY(rt_matrix_row)(const rt_matrix *m, uint32_t row, float scale, flo
         return;
     }
     const uint16_t *w = (const uint16_t *)(const void *)panel + 2 * column;
-    for (uint32_t k = 0; k < m->k; k++) out[k] = rc_bf16_to_f32(w[(size_t)(k / 2) * 2 * RT_PANEL + k % 2]) * scale;
+    for (uint32_t k = 0; k < m->k; k++)
+        out[k] = rc_bf16_to_f32(w[(size_t)(k / 2) * 2 * RT_PANEL + k % 2]) * scale;
 }

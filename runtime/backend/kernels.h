@@ -12,9 +12,9 @@
 #include "runtime/backend/matrix.h"
 
 enum {
-    RT_DEPTH_BLOCK = 256,                     /* k per pass: a widened block of a panel is 32 KiB and stays in L1 */
-    RT_X_STRIDE = RT_DEPTH_BLOCK + 32,        /* elements; not a power of two, so rows spread over the sets of L1 */
-    RT_ROWS_BLOCK = 516,                      /* rows per pass; 43 tiles of 12: with one depth block, 0.5 MiB */
+    RT_DEPTH_BLOCK = 256, /* k per pass: a widened block of a panel is 32 KiB and stays in L1 */
+    RT_X_STRIDE = RT_DEPTH_BLOCK + 32, /* elements; no power of two, so rows spread over the sets of L1 */
+    RT_ROWS_BLOCK = 516, /* rows per pass; 43 tiles of 12, 0.5 MiB in one depth block */
     RT_WIDE_FLOATS = RT_DEPTH_BLOCK * RT_PANEL
 };
 

@@ -26,7 +26,8 @@ void *rt_pages_alloc(size_t bytes)
         return p ? memset(p, 0, size) : NULL;
     }
     size_t reserved = size + HUGE_PAGE;
-    char *map = mmap(NULL, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *map =
+        mmap(NULL, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return NULL;
     char *start = (char *)round_up((uintptr_t)map, HUGE_PAGE);
     if (start > map) munmap(map, (size_t)(start - map));

@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 size_t rt_pages_bytes(size_t bytes); /* what an array of `bytes` takes */
-void *rt_pages_alloc(size_t bytes);  /* 64-byte aligned, zeroed; NULL: no memory. 0 bytes give an array too. */
+void *rt_pages_alloc(size_t bytes); /* 64-byte aligned, zeroed; NULL: no memory. 0 bytes give an array too. */
 void rt_pages_free(void *array, size_t bytes); /* `bytes` as given to alloc; NULL is allowed */
 
 #endif

@@ -124,7 +124,8 @@ void RC_FAMILY(rt_rope_rotate)(const rt_rope *r, uint32_t part, uint32_t parts)
     for (rt_share(r->rows, part, parts, &row, &end); row < end; row++) {
         const float *cos = r->cos + (size_t)r->positions[row] * half;
         const float *sin = r->sin + (size_t)r->positions[row] * half;
-        for (uint32_t h = 0; h < r->heads; h++) rotate_head(r->q + row * r->stride + h * r->head_dim, cos, sin, half);
+        for (uint32_t h = 0; h < r->heads; h++)
+            rotate_head(r->q + row * r->stride + h * r->head_dim, cos, sin, half);
         for (uint32_t h = 0; h < r->kv_heads; h++)
             rotate_head(r->k + row * r->stride + h * r->head_dim, cos, sin, half);
     }

@@ -1,6 +1,6 @@
 /* Adapters' deltas on a linear, through the CPU backend: against double precision, for every family, mixed
- * ranks and slots; rows of base keep the bits of a step without adapters; an adapted row's bits do not depend on
- * the other rows, their order or the threads. Outputs are NaN before each call. */
+ * ranks and slots; rows of base keep the bits of a step without adapters; an adapted row's bits do not depend
+ * on the other rows, their order or the threads. Outputs are NaN before each call. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,9 +33,9 @@ typedef struct fixture {
 static const struct {
     uint32_t slot, layer, linear, out_offset, out, rank;
 } plan_of_deltas[] = {
-    {0, 1, 1, 0, 64, 1},   {0, 1, 1, 64, 33, 8},   {0, 1, 1, 97, 80, 3},  {1, 1, 1, 0, OUT, 70}, {2, 0, 1, 0, OUT, 4},
-    {2, 1, 0, 0, OUT, 5},  {2, 1, 1, 100, 77, 16}, {3, 1, 1, 0, 10, 2},   {3, 1, 1, 10, 30, 5},  {3, 1, 1, 40, 32, 33},
-    {3, 1, 1, 100, 1, 64}, {3, 1, 1, 120, 57, 7},
+    {0, 1, 1, 0, 64, 1},  {0, 1, 1, 64, 33, 8},  {0, 1, 1, 97, 80, 3},   {1, 1, 1, 0, OUT, 70},
+    {2, 0, 1, 0, OUT, 4}, {2, 1, 0, 0, OUT, 5},  {2, 1, 1, 100, 77, 16}, {3, 1, 1, 0, 10, 2},
+    {3, 1, 1, 10, 30, 5}, {3, 1, 1, 40, 32, 33}, {3, 1, 1, 100, 1, 64},  {3, 1, 1, 120, 57, 7},
 };
 
 static void *random_array(size_t count, rc_dtype type, uint64_t *seed)
@@ -88,9 +88,17 @@ static void teardown(fixture *f)
 
 static rt_device *open_with(const fixture *f, const char *kernels, uint32_t threads, rc_dtype stored)
 {
-    rt_device_options o = {.threads = threads, .kernels = kernels, .rows_max = ROWS, .width_max = IN,
-                           .slots_max = SLOTS, .layers = LAYERS, .linears = LINEARS, .lora_rank_max = RANK_MAX,
-                           .kv = {1, 1, 8, 4, 4}, .kv_blocks = 1, .heads = 1};
+    rt_device_options o = {.threads = threads,
+                           .kernels = kernels,
+                           .rows_max = ROWS,
+                           .width_max = IN,
+                           .slots_max = SLOTS,
+                           .layers = LAYERS,
+                           .linears = LINEARS,
+                           .lora_rank_max = RANK_MAX,
+                           .kv = {1, 1, 8, 4, 4},
+                           .kv_blocks = 1,
+                           .heads = 1};
     rt_device *d = NULL;
     rc_msg msg;
     assert_int_equal(rt_backend_cpu()->open(&o, &d, &msg), RC_OK);
@@ -114,7 +122,8 @@ static void make_step(step *s, const uint32_t *slot_of, uint32_t rows)
         uint32_t first = filled;
         for (uint32_t t = 0; t < rows; t++)
             if (slot_of[t] == slot) s->row_index[filled++] = t;
-        if (filled > first) s->segments[s->plan.segments_count++] = (adapter_segment){slot, first, filled - first};
+        if (filled > first)
+            s->segments[s->plan.segments_count++] = (adapter_segment){slot, first, filled - first};
     }
 }
 
@@ -149,7 +158,8 @@ static void check_row(const fixture *f, uint32_t slot, rc_dtype stored, const fl
         if (d->layer != 1 || d->linear != 1) continue;
         for (uint32_t r = 0; r < d->rank; r++) {
             double s = 0;
-            for (uint32_t k = 0; k < IN; k++) s += (double)stored_value(d->a, d->dtype, stored, r * IN + k) * x[k];
+            for (uint32_t k = 0; k < IN; k++)
+                s += (double)stored_value(d->a, d->dtype, stored, r * IN + k) * x[k];
             for (uint32_t n = 0; n < d->out; n++) {
                 double term = d->scaling * s * stored_value(d->b, d->dtype, stored, n * d->rank + r);
                 want[d->out_offset + n] += term;
@@ -158,7 +168,8 @@ static void check_row(const fixture *f, uint32_t slot, rc_dtype stored, const fl
         }
     }
     for (uint32_t n = 0; n < OUT; n++)
-        if (!(fabs(y[n] - want[n]) <= 3e-6 * size[n])) fail_msg("slot %u column %u: %g, expected %g", slot, n, y[n], want[n]);
+        if (!(fabs(y[n] - want[n]) <= 3e-6 * size[n]))
+            fail_msg("slot %u column %u: %g, expected %g", slot, n, y[n], want[n]);
 }
 
 /* Each row alone, and all rows backwards, must have the bits of the mixed step. */
@@ -239,7 +250,8 @@ static void a_slot_is_used_again_after_it_was_emptied(void **state)
     assert_int_equal(rt_backend_cpu()->adapter_attach(d, 1, &f.weights[0], RC_BF16, &msg), RC_OK);
     rt_backend_cpu()->adapter_detach(d, 2);
     f.weights[2].rank_max = RANK_MAX + 1;
-    assert_int_equal(rt_backend_cpu()->adapter_attach(d, 2, &f.weights[2], RC_F32, &msg), RC_INVALID_ARGUMENT);
+    assert_int_equal(rt_backend_cpu()->adapter_attach(d, 2, &f.weights[2], RC_F32, &msg),
+                     RC_INVALID_ARGUMENT);
     assert_non_null(strstr(msg.text, "71"));
     rt_backend_cpu()->close(d);
     teardown(&f);

@@ -42,7 +42,8 @@ static inline float *nan_floats(size_t count)
     return f;
 }
 
-static inline rt_device *open_device(const char *kernels, uint32_t threads, uint32_t rows_max, uint32_t width_max)
+static inline rt_device *open_device(const char *kernels, uint32_t threads, uint32_t rows_max,
+                                     uint32_t width_max)
 {
     rt_device_options o = {
         .threads = threads,

@@ -11,8 +11,8 @@ typedef struct shape {
 static const shape shapes[] = {{1, 1},   {1, 7},    {3, 2},     {31, 33},  {32, 64},   {33, 511},
                                {48, 65}, {65, 512}, {100, 513}, {64, 777}, {161, 1029}};
 
-static void check_close(const float *y, const float *x, const float *w, const float *bias, shape s, rc_dtype stored,
-                        const char *kernels)
+static void check_close(const float *y, const float *x, const float *w, const float *bias, shape s,
+                        rc_dtype stored, const char *kernels)
 {
     for (uint32_t t = 0; t < ROWS; t++)
         for (uint32_t n = 0; n < s.n; n++) {
@@ -26,20 +26,21 @@ static void check_close(const float *y, const float *x, const float *w, const fl
             if (bias) sum += bias[n];
             double error = fabs(y[t * (s.n + GAP) + n] - sum);
             if (!(error <= 1e-6 * size * sqrt(s.k) + 1e-7))
-                fail_msg("%s %s N=%u K=%u row %u column %u: off by %g", kernels, rc_dtype_name(stored), s.n, s.k, t, n,
-                         error);
+                fail_msg("%s %s N=%u K=%u row %u column %u: off by %g", kernels, rc_dtype_name(stored), s.n,
+                         s.k, t, n, error);
         }
 }
 
-static void product(rt_device *d, const rt_matrix *m, const float *bias, const float *x, uint32_t rows, float *y)
+static void product(rt_device *d, const rt_matrix *m, const float *bias, const float *x, uint32_t rows,
+                    float *y)
 {
     rt_linear l = {.weight = m, .bias = bias, .x = x, .x_stride = m->k, .y = y, .y_stride = m->n + GAP,
                    .rows = rows};
     rt_backend_cpu()->linear(d, &l);
 }
 
-static void check_same_rows(rt_device *d, const rt_matrix *m, const float *bias, const float *x, const float *whole,
-                            uint32_t rows, uint32_t first)
+static void check_same_rows(rt_device *d, const rt_matrix *m, const float *bias, const float *x,
+                            const float *whole, uint32_t rows, uint32_t first)
 {
     uint32_t stride = m->n + GAP;
     float *y = nan_floats((size_t)rows * stride);

@@ -49,7 +49,10 @@ static double want_swiglu(const float *x, uint32_t width, uint32_t i)
     return (double)x[i] / (1 + exp(-(double)x[i])) * x[width + i];
 }
 
-static double want_add(const float *x, uint32_t width, uint32_t i) { return x[width + i] + 0.22f * (double)x[i]; }
+static double want_add(const float *x, uint32_t width, uint32_t i)
+{
+    return x[width + i] + 0.22f * (double)x[i];
+}
 
 static double want_divide(const float *x, uint32_t width, uint32_t i)
 {
@@ -58,8 +61,8 @@ static double want_divide(const float *x, uint32_t width, uint32_t i)
 }
 
 /* x rows hold 2 * width values; big ones are among them. */
-static void check_op(const char *kernels, row_op op, double (*want)(const float *x, uint32_t width, uint32_t i),
-                     double slack)
+static void check_op(const char *kernels, row_op op,
+                     double (*want)(const float *x, uint32_t width, uint32_t i), double slack)
 {
     for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
         uint32_t width = widths[w];
@@ -203,8 +206,16 @@ static void copied_rows_are_those_of_every_layer_and_head(void **state)
 static void a_device_says_what_it_is_and_what_it_takes(void **state)
 {
     (void)state;
-    rt_device_options o = {.threads = 2, .kernels = "portable", .rows_max = 10, .width_max = 1000, .slots_max = 2,
-                           .layers = 1, .linears = 1, .lora_rank_max = 8, .kv = {2, 1, 64, 16, 4}, .kv_blocks = 100,
+    rt_device_options o = {.threads = 2,
+                           .kernels = "portable",
+                           .rows_max = 10,
+                           .width_max = 1000,
+                           .slots_max = 2,
+                           .layers = 1,
+                           .linears = 1,
+                           .lora_rank_max = 8,
+                           .kv = {2, 1, 64, 16, 4},
+                           .kv_blocks = 100,
                            .heads = 1};
     rt_device *d = NULL;
     rc_msg msg;
