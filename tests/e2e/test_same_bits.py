@@ -1,6 +1,6 @@
 """Same request, same bits: random models, adapters and requests, each alone and cold, then under random knobs.
 
-    python3 tests/e2e/test_same_bits.py [--first SEED] [--count N]
+    python3 tests/e2e/test_same_bits.py [--first SEED] [--count N] [--build DIR]
 
 One process serves the requests one after another without a cache; others serve the same requests in another order,
 batched, chunked, cached, preempted, on other thread counts. Token ids and log probabilities must not differ in a bit.
@@ -96,8 +96,8 @@ class Scenario:
                  "--max-num-batched-tokens", rng.choice((1, 7, 16, 40, 100, 512)), "--threads", rng.randint(1, 3),
                  "--max-loras", rng.randint(1, 3), "--scheduling-policy", rng.choice(("fcfs", "priority"))]
         if rng.random() < 0.3:
-            flags += ["--max-model-len", rng.randint(self.longest, blocks * block_size)
-                      if blocks * block_size < 1024 else self.longest]
+            most = min(blocks * block_size, self.config["max_position_embeddings"])
+            flags += ["--max-model-len", rng.randint(self.longest, most)]
         if rng.random() < 0.25:
             flags.append("--no-enable-prefix-caching")
         order = list(range(len(self.bodies)))
@@ -166,7 +166,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--build", default=str(mica.build_dir()))
     args = parser.parse_args()
+    os.environ["MICA_BUILD"] = args.build
     failures = check_seeds(args.first, args.count)
     print("\n".join(failures[:10]))
     print(f"{args.count - len(failures)} seeds the same, {len(failures)} not")

@@ -44,8 +44,9 @@ def widen_norms(model):
 
 
 class Runner:
-    def __init__(self, folder, model_class):
+    def __init__(self, folder, model_class, adapters=None):
         self.folder, self.model_class = folder, model_class
+        self.adapters = adapters or folder / "adapters"
         self.name = self.invocation = None
 
     def load(self, dtype):
@@ -54,7 +55,7 @@ class Runner:
             widen_norms(base)
         if self.name is None:
             return base.eval()
-        path = self.folder / "adapters" / self.name
+        path = self.adapters / self.name
         config = LoraConfig.from_pretrained(path)
         # PEFT no longer reads the legacy texts, and ignores offsets where the invocation is empty.
         config.alora_invocation_tokens = [0] if self.invocation == [] else self.invocation
