@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <xxhash.h>
-
 #include "proto/rc.h"
 
 bool adapter_name_index_init(adapter_name_index *n, uint32_t capacity)
@@ -30,7 +28,7 @@ void adapter_name_index_free(adapter_name_index *n)
 /* The bucket that holds the name, or the empty one where it would go. */
 static uint32_t find_bucket(const adapter_name_index *n, const char *text, size_t bytes)
 {
-    uint32_t b = (uint32_t)XXH3_64bits(text, bytes) & n->bucket_mask;
+    uint32_t b = (uint32_t)adapter_name_hash(text, bytes) & n->bucket_mask;
     for (; n->buckets[b]; b = (b + 1) & n->bucket_mask) {
         const adapter_name *have = &n->names[n->buckets[b] - 1];
         if (have->bytes == bytes && memcmp(have->text, text, bytes) == 0) return b;

@@ -14,6 +14,14 @@
 
 #define ADAPTER_NAME_NONE UINT32_MAX
 
+/* FNV-1a of 64 bits. */
+static inline uint64_t adapter_name_hash(const char *text, size_t bytes)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < bytes; i++) hash = (hash ^ (unsigned char)text[i]) * 0x100000001b3u;
+    return hash;
+}
+
 typedef struct adapter_name {
     const char *text; /* borrowed; need not be terminated */
     size_t bytes;

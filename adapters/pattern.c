@@ -80,7 +80,7 @@ static char *compose(adapter_pattern_kind kind, const char *regex)
     char *text = malloc(2 * strlen(regex) + 64);
     if (!text) return NULL;
     char *end = append_regex(stpcpy(text, before[kind]), regex);
-    strcpy(end, after[kind]);
+    stpcpy(end, after[kind]);
     return text;
 }
 

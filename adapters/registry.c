@@ -7,7 +7,7 @@
  */
 #include "adapters/registry.h"
 
-#include <xxhash.h>
+#include "adapters/name_index.h"
 
 typedef enum slot_state {
     SLOT_FREE,     /* holds no weights */
@@ -109,7 +109,7 @@ static void lru_take(adapter_registry *r, adapter_content *c)
 
 static adapter_content **find_link(const adapter_registry *r, const char *name)
 {
-    adapter_content **link = &r->buckets[(uint32_t)XXH3_64bits(name, strlen(name)) & r->bucket_mask];
+    adapter_content **link = &r->buckets[(uint32_t)adapter_name_hash(name, strlen(name)) & r->bucket_mask];
     while (*link && strcmp((*link)->name, name) != 0) link = &(*link)->next_in_bucket;
     return link;
 }

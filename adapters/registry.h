@@ -67,7 +67,7 @@ void adapter_unpin(adapter_registry *r, adapter_content *c);
 
 /* Next planned job that nobody has taken. False: none. */
 bool adapter_registry_next_job(adapter_registry *r, adapter_job *job);
-/* The taken job ended. ok false: the content could not be brought in; it stays known, and the slot is free. */
+/* The taken job ended. ok false: the content could not be brought in; the slot is free. */
 void adapter_registry_job_done(adapter_registry *r, const adapter_job *job, bool ok);
 
 uint64_t adapter_content_id(const adapter_content *c); /* never 0, never used twice */

@@ -56,7 +56,7 @@ const char *rt_gguf_type_name(uint32_t type);      /* "Q4_K"; NULL where ggml ha
 uint32_t rt_gguf_type_block(uint32_t type);
 /* Bytes of a row. Needs a type with a name, a multiple of its block, and a size below 2^63. */
 size_t rt_gguf_row_bytes(uint32_t type, uint64_t elements);
-/* Row of `elements` values as float32. Needs a known type and a multiple of its block; src may be unaligned. */
+/* Row of `elements` values as float32. Needs a known type and a multiple of its block; any alignment. */
 void rt_gguf_row(uint32_t type, const void *src, uint64_t elements, float *out);
 
 #endif

@@ -79,9 +79,9 @@ static void drop_if_gone(model_content *c)
     if (c->real && c->name < 0 && c->holds == 0 && !c->loading) memset(c, 0, sizeof *c);
 }
 
-static void name_text(int name, char *text)
+static void name_text(int name, char text[32])
 {
-    sprintf(text, "adapter-%d", name);
+    snprintf(text, 32, "adapter-%d", name);
 }
 
 static void do_add(model *m)

@@ -130,8 +130,9 @@ static void invocations_are_ids_or_legacy_texts(void **state)
     refused("{" Q ",\"invocation_string\":\"\"}", "not empty");
     refused("{" Q ",\"alora_invocation_string\":[1]}", "alora_invocation_string");
     char many[2048] = "{" Q ",\"alora_invocation_tokens\":[1";
-    for (int i = 0; i < ADAPTER_INVOCATION_MAX; i++) strcat(many, ",1");
-    strcat(many, "]}");
+    size_t end = strlen(many);
+    for (int i = 0; i < ADAPTER_INVOCATION_MAX; i++, end += 2) memcpy(many + end, ",1", 2);
+    memcpy(many + end, "]}", 3);
     refused(many, "257 ids");
 }
 
@@ -229,9 +230,9 @@ static void patterns_are_bounded(void **state)
         "{\"target_modules\":[\"q\"],\"layers_to_transform\":1,\"layers_pattern\":\"()()()()()()()()()\"}",
         "groups");
     char *big = malloc(20000 + 64);
-    strcpy(big, "{\"target_modules\":\"");
+    memcpy(big, "{\"target_modules\":\"", 20);
     memset(big + strlen(big), 'a', 20000);
-    strcpy(big + 19 + 20000, "\"}");
+    memcpy(big + 19 + 20000, "\"}", 3);
     refused(big, "20000 bytes");
     free(big);
 }

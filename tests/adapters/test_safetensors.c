@@ -31,7 +31,8 @@ static void refused(const char *header, size_t data_bytes, const char *why)
     file_bytes f = make(header, data_bytes);
     adapter_st *st = (adapter_st *)1;
     rc_msg msg = {{0}, {0}};
-    assert_int_equal(adapter_st_open_memory(f.bytes, f.count, "x.safetensors", &st, &msg), RC_INVALID_ARGUMENT);
+    assert_int_equal(adapter_st_open_memory(f.bytes, f.count, "x.safetensors", &st, &msg),
+                     RC_INVALID_ARGUMENT);
     assert_ptr_equal(st, (adapter_st *)1);
     if (!strstr(msg.text, why)) fail_msg("'%s' does not say '%s'", msg.text, why);
     free(f.bytes);
@@ -78,7 +79,7 @@ static void a_file_without_tensors_is_legal(void **state)
     free(f.bytes);
 }
 
-#define ENTRY(dtype, shape, offsets) \
+#define ENTRY(dtype, shape, offsets)                                                                         \
     "\"w\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 static void bad_entries_are_refused_by_tensor_name(void **state)

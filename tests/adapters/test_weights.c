@@ -36,9 +36,9 @@ typedef struct tensor {
 
 static char directory[64];
 
-static void path_of(const char *file, char *path)
+static void path_of(const char *file, char path[128])
 {
-    sprintf(path, "%s/%s", directory, file);
+    snprintf(path, 128, "%s/%s", directory, file);
 }
 
 static void write_file(const char *file, const void *bytes, size_t count)
@@ -73,12 +73,12 @@ static void write_adapter(const char *config, const tensor *tensors, size_t coun
     for (size_t i = 0; i < count; i++) {
         size_t from = end;
         end += fill(&tensors[i], data + end);
-        sprintf(header + strlen(header),
-                "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%u,%u],\"data_offsets\":[%zu,%zu]}", i ? "," : "",
-                tensors[i].name, tensors[i].dtype, tensors[i].rows, tensors[i].columns, from, end);
+        snprintf(header + strlen(header), sizeof header - strlen(header),
+                 "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%u,%u],\"data_offsets\":[%zu,%zu]}", i ? "," : "",
+                 tensors[i].name, tensors[i].dtype, tensors[i].rows, tensors[i].columns, from, end);
     }
-    strcat(header, "}");
-    uint64_t length = strlen(header);
+    uint64_t length = strlen(header) + 1;
+    header[length - 1] = '}';
     memcpy(file, &length, 8);
     memcpy(file + 8, header, length);
     memcpy(file + 8 + length, data, end);
@@ -301,7 +301,7 @@ static void checkpoints_of_peft_load(void **state)
 static int make_directory(void **state)
 {
     (void)state;
-    strcpy(directory, "/tmp/test_weights_XXXXXX");
+    snprintf(directory, sizeof directory, "/tmp/test_weights_XXXXXX");
     return mkdtemp(directory) ? 0 : -1;
 }
 

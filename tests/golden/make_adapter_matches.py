@@ -88,7 +88,8 @@ def random_config(rng):
         ones = "|".join(some(SHORT, 3))
         return rng.choice([rf".*\.({ones})", rf"model\.layers\.[{rng.randrange(9)}-9]\..*({ones})", rf".*({ones})?",
                            rf"model\.layers\.(?!{rng.randrange(LAYERS)}\.).*\.({ones})",
-                           rf".*\.(?P<n>\d+)\.\w+\.({ones})$", rf"(?:\w+\.)+({ones})", rf".*[{rng.choice('qkvo')}]_proj"])
+                           rf".*\.(?P<n>\d+)\.\w+\.({ones})$", rf"(?:\w+\.)+({ones})",
+                           rf".*[{rng.choice('qkvo')}]_proj"])
 
     config = {"target_modules": rng.choice(["all-linear", regex(), some(SHORT, 5), [name() for _ in range(3)]])}
     if rng.random() < 0.3:

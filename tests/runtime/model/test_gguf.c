@@ -94,7 +94,8 @@ static void every_format_dequantizes_to_the_recorded_bits(void **state)
         assert_int_equal(want->bytes, row * rows * sizeof(float));
         float *got = malloc(want->bytes);
         for (size_t r = 0; r < rows; r++)
-            rt_gguf_row(t->type, (const char *)t->data + r * rt_gguf_row_bytes(t->type, row), row, got + r * row);
+            rt_gguf_row(t->type, (const char *)t->data + r * rt_gguf_row_bytes(t->type, row), row,
+                        got + r * row);
         assert_memory_equal(got, want->data, want->bytes);
         free(got);
         formats++;
@@ -268,7 +269,8 @@ static void bad_metadata_is_refused(void **state)
     refused(&b, "a key");
 }
 
-static void one_tensor_refused(uint32_t dims, const uint64_t *shape, uint32_t type, uint64_t offset, const char *why)
+static void one_tensor_refused(uint32_t dims, const uint64_t *shape, uint32_t type, uint64_t offset,
+                               const char *why)
 {
     bytes b = header(3, 1, 0);
     put_tensor(&b, "w", dims, shape, type, offset);
@@ -279,7 +281,8 @@ static void one_tensor_refused(uint32_t dims, const uint64_t *shape, uint32_t ty
 static void bad_tensors_are_refused_by_name(void **state)
 {
     (void)state;
-    const uint64_t ok[] = {16, 1, 1, 1, 1}, huge[] = {1ull << 62, 1ull << 62}, wide[] = {1ull << 60, 64, 1, 1};
+    const uint64_t ok[] = {16, 1, 1, 1, 1}, huge[] = {1ull << 62, 1ull << 62},
+                   wide[] = {1ull << 60, 64, 1, 1};
     const uint64_t odd[] = {33};
     one_tensor_refused(5, ok, 0, 0, "'w'");
     one_tensor_refused(1, ok, 0, 32, "ends past");
@@ -302,7 +305,8 @@ static void the_real_model_opens(void **state)
     rt_gguf *g;
     const char *text;
     size_t size;
-    if (rt_gguf_open(MICA_SOURCE_DIR "/build/models/SmolLM2-135M-Instruct.Q4_1.gguf", &g, NULL) != RC_OK) skip();
+    if (rt_gguf_open(MICA_SOURCE_DIR "/build/models/SmolLM2-135M-Instruct.Q4_1.gguf", &g, NULL) != RC_OK)
+        skip();
     assert_true(rt_gguf_str(g, "general.architecture", &text, &size) && size == 5);
     assert_memory_equal(text, "llama", 5);
     assert_int_equal(rt_gguf_count(g), 272);
