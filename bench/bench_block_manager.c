@@ -132,7 +132,8 @@ static void bench_step(kv *m, bool evicts)
         ns[i] = now_ns() - start;
     }
     for (int s = 0; s < SEQS; s++) kv_seq_close(m, seqs[s]);
-    const char *where = evicts ? "one token each for 256 sequences, cache full" : "one token each for 256 sequences";
+    const char *where = "one token each for 256 sequences";
+    if (evicts) where = "one token each for 256 sequences, cache full";
     report(where, ns, RUNS);
 }
 
