@@ -227,6 +227,8 @@ uint32_t adapter_pin(adapter_registry *r, adapter_content *c)
     return c->slot;
 }
 
+bool adapter_is_coming(const adapter_content *c) { return c->slot != ADAPTER_NO_SLOT && !c->resident; }
+
 void adapter_unpin(adapter_registry *r, adapter_content *c)
 {
     RC_ASSERT(c->pins > 0);

@@ -63,6 +63,8 @@ void adapter_release(adapter_registry *r, adapter_content *c);
 /* Pins c if it is resident and gives its slot. Otherwise gives ADAPTER_NO_SLOT and, unless every slot is
  * pinned or loading, plans a job for it: try again after that job is done. */
 uint32_t adapter_pin(adapter_registry *r, adapter_content *c);
+/* Whether a job for c is planned or under way. */
+bool adapter_is_coming(const adapter_content *c);
 void adapter_unpin(adapter_registry *r, adapter_content *c);
 
 /* Next planned job that nobody has taken. False: none. */

@@ -43,7 +43,7 @@ static kv_options cache_options(const rt_engine_options *o)
 static rt_sched_options sched_options(const rt_engine_options *o)
 {
     return (rt_sched_options){ .seqs_max = o->seqs_max, .running_max = o->running_max, .rows_max = o->rows_max,
-                               .block_tokens = o->block_tokens, .by_priority = o->by_priority,
+                               .block_tokens = o->block_tokens, .by_priority = o->by_priority, .in_order = o->in_order,
                                .waits_for_prefix = o->enable_prefix_cache };
 }
 

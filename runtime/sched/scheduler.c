@@ -228,6 +228,7 @@ static bool open_cached(rt_sched *s, seq *x, uint32_t found)
     return true;
 }
 
+/* PASSED: others may be admitted before it; FULL: nobody else now. */
 typedef enum admit_result { ADMITTED, PASSED, FULL } admit_result;
 
 static admit_result admit(rt_sched *s, uint32_t i, bool adapters_may_pass, uint32_t *budget)
@@ -241,7 +242,7 @@ static admit_result admit(rt_sched *s, uint32_t i, bool adapters_may_pass, uint3
         x->slot = adapter_pin(s->o.adapters, x->what.adapter);
         if (x->slot == ADAPTER_NO_SLOT) {
             x->passes++;
-            return PASSED;
+            return s->o.in_order && adapter_is_coming(x->what.adapter) ? FULL : PASSED;
         }
     }
     if (!open_cached(s, x, hit)) goto fail_unpin;

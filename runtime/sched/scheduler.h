@@ -12,7 +12,8 @@
  *      an earlier one yield; the last in order yields first, so the first always gets on.
  *   2. Rows of running sequences come first: decodes, then prompt chunks in order; admissions take what is left.
  *   3. A waiting sequence whose prefix another one is computing right now waits for those rows.
- *   4. A sequence whose adapter has no slot lets others pass, but after PASSES_MAX steps only base's.
+ *   4. A sequence whose adapter has no slot lets others pass, but after PASSES_MAX steps only base's; with
+ *      in_order nobody passes while its adapter is being brought in.
  *   5. Nobody is admitted in a step that preempted. At most LOOKAHEAD waiting sequences are passed in a step.
  *
  * Memory   taken by create; no other call allocates.
@@ -37,6 +38,7 @@ typedef struct rt_sched_options {
     uint32_t rows_max;            /* --max-num-batched-tokens */
     uint32_t block_tokens;
     bool by_priority;
+    bool in_order;
     bool waits_for_prefix;        /* rule 3; pointless without a prefix cache */
     kv *cache;
     adapter_registry *adapters;
