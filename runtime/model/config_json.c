@@ -43,7 +43,7 @@ rc_code rt__json_load(const char *bytes, size_t count, const char *label, json_t
     json_error_t error;
     char *text = malloc(count + 1);
     if (!text) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to read it", label);
-    memcpy(text, bytes, count);
+    if (count) memcpy(text, bytes, count);
     blank_all_nonfinite(text, count);
     json_t *root = json_loadb(text, count, JSON_REJECT_DUPLICATES, &error);
     free(text);
