@@ -3,6 +3,7 @@
  * Goal    Whatever fails, the call says so in one line, nothing crashes and nothing is left allocated.
  * Method  This program's malloc, calloc, realloc, aligned_alloc and mmap count, and refuse the n-th call; n goes
  *         up until everything succeeds. Live allocations are counted before and after.
+ *         Before that: once an adapter is in its slot, no thread but the caller's allocates for an answer.
  * usage   torture_alloc MODEL ADAPTER [--stride N]
  */
 #include <dlfcn.h>
@@ -24,7 +25,8 @@ void *__libc_realloc(void *, size_t);
 void *__libc_memalign(size_t, size_t);
 void __libc_free(void *);
 
-static atomic_long calls, fails_at, live;
+static atomic_long calls, fails_at, live, others_calls;
+static _Thread_local int is_caller;
 
 /* jansson 2.14 does not check the growth of its lexer's buffer (load.c, lex_save), whose sizes are powers of two. */
 static int is_unchecked(const void *caller, size_t bytes)
@@ -36,6 +38,7 @@ static int is_unchecked(const void *caller, size_t bytes)
 static int refused(void)
 {
     long at = atomic_load(&fails_at);
+    if (!is_caller) atomic_fetch_add(&others_calls, 1);
     if (at && atomic_fetch_add(&calls, 1) + 1 == at) {
         errno = ENOMEM;
         return 1;
@@ -121,11 +124,31 @@ static int run(const char *model, const char *adapter, rc_msg *err)
     return failed;
 }
 
+/* Allocations of the engine's threads while they answer. */
+static long allocations_of_steps(const char *model, const char *adapter)
+{
+    mica_options options = MICA_OPTIONS_INIT;
+    mica *m;
+    rc_msg err;
+    long before;
+    options.model = model;
+    options.kv_cache_memory_bytes = 1 << 20;
+    if (mica_open(&options, &m, &err) != RC_OK || mica_adapter_load(m, "adapter", adapter, &err) != RC_OK) return -1;
+    if (ask(m, "adapter", &err)) return -1;
+    before = atomic_load(&others_calls);
+    if (ask(m, "adapter", &err) || ask(m, NULL, &err)) return -1;
+    before = atomic_load(&others_calls) - before;
+    mica_close(m);
+    return before;
+}
+
 int main(int argc, char **argv)
 {
     long stride = argc == 5 ? strtol(argv[4], NULL, 10) : 1, refusals = 0, before;
     rc_msg err;
     if (argc < 3 || stride < 1) return fprintf(stderr, "usage: %s MODEL ADAPTER [--stride N]\n", argv[0]), 1;
+    is_caller = 1;
+    if (allocations_of_steps(argv[1], argv[2]) != 0) return printf("a step allocated\n"), 1;
     if (run(argv[1], argv[2], &err)) return fprintf(stderr, "%s\n", err.text), 1; /* what libraries keep is kept now */
     before = atomic_load(&live);
     for (long n = 1;; n += stride) {
