@@ -1,8 +1,8 @@
 /* Host work of a decode step: schedule, batch, commit and bookkeeping of SEQS running requests.
  *
- * The device does nothing and the vocabulary has two entries; the sampler, which belongs to the device's threads,
- * is timed apart. What is left is scheduler, cache and batch, and the list of news.
- * usage  bench_step [SEQS] [CONTEXT]      default 256 requests of 1000 tokens each
+ * The device does nothing and the vocabulary has two entries; the sampler, which belongs to the device's
+ * threads, is timed apart. What is left is scheduler, cache and batch, and the list of news. usage bench_step
+ * [SEQS] [CONTEXT]      default 256 requests of 1000 tokens each
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,10 @@
 
 enum { VOCAB = 2, STEPS = 400, SPARE = 1000, ROWS_MAX = 8192 };
 
-static void copy_rows(void *ctx, uint32_t from, uint32_t to, uint32_t rows) { (void)ctx, (void)from, (void)to, (void)rows; }
+static void copy_rows(void *ctx, uint32_t from, uint32_t to, uint32_t rows)
+{
+    (void)ctx, (void)from, (void)to, (void)rows;
+}
 static void forward(void *ctx, const rt_step *step) { (void)ctx, (void)step; }
 
 static double now(void)
@@ -50,13 +53,25 @@ static int by_value(const void *a, const void *b)
 
 static rt_engine *make_engine(uint32_t seqs, uint32_t context, device *d)
 {
-    rt_engine_options o = { .blocks_max = seqs * ((context + STEPS + SPARE) / 16 + 2) + 16, .block_tokens = 16, .enable_prefix_cache = true,
-                            .max_model_len = context + STEPS + SPARE + 1, .running_max = seqs, .seqs_max = seqs, .rows_max = ROWS_MAX,
-                            .slots_max = 8, .contents_max = 8 };
+    rt_engine_options o = {.blocks_max = seqs * ((context + STEPS + SPARE) / 16 + 2) + 16,
+                           .block_tokens = 16,
+                           .enable_prefix_cache = true,
+                           .max_model_len = context + STEPS + SPARE + 1,
+                           .running_max = seqs,
+                           .seqs_max = seqs,
+                           .rows_max = ROWS_MAX,
+                           .slots_max = 8,
+                           .contents_max = 8};
     rt_engine *e;
     rc_msg msg;
-    o.exec = (rt_exec){ .ctx = d, .vocab = VOCAB, .logits_max = ROWS_MAX, .copy_rows = copy_rows, .forward = forward,
-                        .logits = logits, .parallel = parallel, .parts = 1 };
+    o.exec = (rt_exec){.ctx = d,
+                       .vocab = VOCAB,
+                       .logits_max = ROWS_MAX,
+                       .copy_rows = copy_rows,
+                       .forward = forward,
+                       .logits = logits,
+                       .parallel = parallel,
+                       .parts = 1};
     if (rt_engine_create(&o, &e, &msg) == RC_OK) return e;
     fprintf(stderr, "%s\n", msg.text);
     exit(1);
@@ -86,7 +101,8 @@ int main(int argc, char **argv)
     rt_request **requests = malloc(seqs * sizeof *requests);
     double times[STEPS], sampling = 0;
     for (uint32_t i = 0; i < seqs; i++) rt_engine_submit(e, requests[i] = make_request(i + 1, context));
-    while (rt_engine_get_stats(e).rows < (uint64_t)seqs * context || rt_engine_get_stats(e).sched.waiting) rt_engine_step(e);
+    while (rt_engine_get_stats(e).rows < (uint64_t)seqs * context || rt_engine_get_stats(e).sched.waiting)
+        rt_engine_step(e);
     for (int i = 0; i < STEPS; i++) {
         double t = now();
         d->sampling = 0;
@@ -100,8 +116,9 @@ int main(int argc, char **argv)
         }
     }
     qsort(times, STEPS, sizeof *times, by_value);
-    printf("decode step of %u requests of %u tokens: median %.1f us, p90 %.1f us; sampler beside it %.1f us\n", seqs, context,
-           times[STEPS / 2] * 1e6, times[STEPS * 9 / 10] * 1e6, sampling / STEPS * 1e6);
+    printf(
+        "decode step of %u requests of %u tokens: median %.1f us, p90 %.1f us; sampler beside it %.1f us\n",
+        seqs, context, times[STEPS / 2] * 1e6, times[STEPS * 9 / 10] * 1e6, sampling / STEPS * 1e6);
     rt_engine_destroy(e);
     for (uint32_t i = 0; i < seqs; i++) rt_request_free(requests[i]);
     free(requests);

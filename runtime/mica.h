@@ -221,8 +221,8 @@ MICA_API rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bo
                                size_t *count, rc_msg *err); /* *ids by free() */
 /* Text of ids, malloc'ed and terminated: *text by free(). offsets: NULL, or [count], filled with the bytes of
  * the text before each token's, as in mica_token. */
-MICA_API rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool skip_special, char **text,
-                                 size_t *bytes, size_t *offsets, rc_msg *err);
+MICA_API rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool skip_special,
+                                 char **text, size_t *bytes, size_t *offsets, rc_msg *err);
 MICA_API mica_stats mica_get_stats(const mica *m);
 MICA_API mica_info mica_get_info(const mica *m);
 

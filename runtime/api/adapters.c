@@ -17,7 +17,8 @@ static rc_code tokenize(void *ctx, const char *text, int32_t *ids, uint32_t max,
     int32_t *found;
     size_t n;
     if (!m->tokenizer)
-        return rc_fail(RC_FAILED_PRECONDITION, msg, "an invocation string needs a tokenizer, which the model does not have");
+        return rc_fail(RC_FAILED_PRECONDITION, msg,
+                       "an invocation string needs a tokenizer, which the model does not have");
     RC_TRY(rt_tokenizer_encode(m->tokenizer, text, strlen(text), false, max, &found, &n, msg));
     memcpy(ids, found, n * sizeof *ids);
     *count = (uint32_t)n;
@@ -44,9 +45,11 @@ static rc_code check_name(const mica *m, const char *name, rc_msg *err)
                        ADAPTER_NAME_BYTES_MAX, bytes);
     if (!strcmp(name, m->model_name))
         return rc_fail(RC_ALREADY_EXISTS, err, "adapter name '%.200s' is the base model's", name);
-    if (mica__find_name(m, name)) return rc_fail(RC_ALREADY_EXISTS, err, "adapter '%.200s' is loaded already", name);
+    if (mica__find_name(m, name))
+        return rc_fail(RC_ALREADY_EXISTS, err, "adapter '%.200s' is loaded already", name);
     if (m->names_count == MICA__ADAPTERS_MAX)
-        return rc_fail(RC_RESOURCE_EXHAUSTED, err, "%d adapters are loaded, which is the most", MICA__ADAPTERS_MAX);
+        return rc_fail(RC_RESOURCE_EXHAUSTED, err, "%d adapters are loaded, which is the most",
+                       MICA__ADAPTERS_MAX);
     return RC_OK;
 }
 
@@ -83,8 +86,8 @@ rc_code mica_adapter_load(mica *m, const char *name, const char *path, rc_msg *e
     return add(m, name, w, err);
 }
 
-rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qkv_only, bool alora, uint64_t seed,
-                               rc_msg *err)
+rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qkv_only, bool alora,
+                               uint64_t seed, rc_msg *err)
 {
     adapter_weights *w;
     RC_TRY(mica__synthetic_weights(&m->shape, rank, qkv_only, alora, seed, &w, err));
@@ -125,14 +128,18 @@ static uint16_t *random_matrix(size_t count, float gain, uint64_t *state, uint16
     return matrix;
 }
 
-static bool wanted(const adapter_module *module, bool qkv_only) { return !qkv_only || module->linear == RT_LINEAR_QKV; }
+static bool wanted(const adapter_module *module, bool qkv_only)
+{
+    return !qkv_only || module->linear == RT_LINEAR_QKV;
+}
 
-rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only, bool alora, uint64_t seed,
-                                adapter_weights **out, rc_msg *msg)
+rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only, bool alora,
+                                uint64_t seed, adapter_weights **out, rc_msg *msg)
 {
     size_t elements = 0, count = 0;
     if (!rank || rank > shape->rank_max)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "rank must be in [1, %u] (--max-lora-rank), got %u", shape->rank_max, rank);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "rank must be in [1, %u] (--max-lora-rank), got %u",
+                       shape->rank_max, rank);
     for (uint32_t i = 0; i < shape->modules_count; i++) {
         const adapter_module *module = &shape->modules[i];
         if (!wanted(module, qkv_only)) continue;
@@ -146,7 +153,8 @@ rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool 
         free(w);
         free(deltas);
         free(at);
-        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an adapter of %zu bytes", elements * sizeof *at);
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an adapter of %zu bytes",
+                       elements * sizeof *at);
     }
     *w = (adapter_weights){ .kind = alora ? ADAPTER_ALORA : ADAPTER_LORA, .rank_max = rank, .deltas = deltas,
                             .bytes = elements * sizeof *at, .storage = storage };
@@ -155,8 +163,14 @@ rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool 
             const adapter_module *module = &shape->modules[i];
             if (!wanted(module, qkv_only)) continue;
             adapter_delta *d = &deltas[w->deltas_count++];
-            *d = (adapter_delta){ .layer = layer, .linear = module->linear, .in = module->in, .out = module->out,
-                                  .out_offset = module->out_offset, .rank = rank, .scaling = 1, .dtype = RC_BF16 };
+            *d = (adapter_delta){.layer = layer,
+                                 .linear = module->linear,
+                                 .in = module->in,
+                                 .out = module->out,
+                                 .out_offset = module->out_offset,
+                                 .rank = rank,
+                                 .scaling = 1,
+                                 .dtype = RC_BF16};
             d->a = random_matrix((size_t)rank * module->in, 1 / sqrtf((float)module->in), &seed, &at);
             d->b = random_matrix((size_t)rank * module->out, 0.5f / sqrtf((float)rank), &seed, &at);
         }

@@ -56,12 +56,19 @@ static void update_stats(mica *m)
     uint32_t resident = 0, known = adapter_registry_count(r);
     for (uint32_t i = 0; i < known; i++)
         resident += adapter_content_slot(adapter_registry_at(r, i)) != ADAPTER_NO_SLOT;
-    m->stats = (mica_stats){
-        .running = s.sched.running, .waiting = s.sched.waiting, .prompt_tokens = s.prompt_tokens,
-        .generated_tokens = s.generated_tokens, .cached_prompt_tokens = s.cached_tokens, .computed_tokens = s.rows,
-        .steps = s.steps, .preemptions = s.sched.preemptions, .blocks_total = m->plan.engine.blocks_max,
-        .blocks_live = s.cache.blocks_live, .blocks_cached = s.cache.blocks_cached, .adapters_known = known,
-        .adapters_resident = resident };
+    m->stats = (mica_stats){.running = s.sched.running,
+                            .waiting = s.sched.waiting,
+                            .prompt_tokens = s.prompt_tokens,
+                            .generated_tokens = s.generated_tokens,
+                            .cached_prompt_tokens = s.cached_tokens,
+                            .computed_tokens = s.rows,
+                            .steps = s.steps,
+                            .preemptions = s.sched.preemptions,
+                            .blocks_total = m->plan.engine.blocks_max,
+                            .blocks_live = s.cache.blocks_live,
+                            .blocks_cached = s.cache.blocks_cached,
+                            .adapters_known = known,
+                            .adapters_resident = resident};
 }
 
 void *mica__run(void *arg)
@@ -70,7 +77,8 @@ void *mica__run(void *arg)
     bool ran = false;
     pthread_mutex_lock(&m->lock);
     while (!m->stopping) {
-        while (!ran && !m->stopping && !m->woken && !m->commands && !m->op) pthread_cond_wait(&m->work, &m->lock);
+        while (!ran && !m->stopping && !m->woken && !m->commands && !m->op)
+            pthread_cond_wait(&m->work, &m->lock);
         m->woken = false;
         while (m->commands) take_command(m);
         if (m->op) run_op(m);

@@ -34,15 +34,21 @@ static rc_code open_tokenizer(mica *m, rc_msg *err)
 static rc_code open_model(mica *m, rc_msg *err)
 {
     mica__plan *p = &m->plan;
-    rt_model_options model = { .path = m->o.model, .dummy = m->o.load_dummy, .seed = m->o.seed, .dtype = p->info.dtype,
-                               .threads = m->o.threads, .progress = m->o.progress, .progress_ctx = m->o.progress_ctx };
+    rt_model_options model = {.path = m->o.model,
+                              .dummy = m->o.load_dummy,
+                              .seed = m->o.seed,
+                              .dtype = p->info.dtype,
+                              .threads = m->o.threads,
+                              .progress = m->o.progress,
+                              .progress_ctx = m->o.progress_ctx};
     rt_exec_model *x = &m->exec_model;
     x->backend = m->backend;
     x->adapter_dtype = p->info.dtype;
     RC_TRY(m->backend->open(&p->device, &x->device, err));
     RC_TRY(rt_model_open(&model, &p->info, &p->limits, m->backend, x->device, &x->model, err));
     rt_exec_model_init(&m->exec, x, p->info.config.vocab, p->limits.logits_max);
-    snprintf(m->device_text, sizeof m->device_text, "%s %s", m->backend->name, m->backend->describe(x->device));
+    snprintf(m->device_text, sizeof m->device_text, "%s %s", m->backend->name,
+             m->backend->describe(x->device));
     return RC_OK;
 }
 
@@ -66,7 +72,8 @@ static rc_code start(mica *m, rc_msg *err)
     RC_TRY(rt_loader_create(&m->exec, m->plan.engine.slots_max, mica__wake, m, &m->loader, err));
     m->names = calloc(MICA__ADAPTERS_MAX, sizeof *m->names);
     m->event_text = malloc(MICA__EVENT_TEXT_BYTES);
-    if (!m->names || !m->event_text) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for the adapters' names");
+    if (!m->names || !m->event_text)
+        return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for the adapters' names");
     if (pthread_create(&m->thread, NULL, mica__run, m))
         return rc_fail(RC_INTERNAL, err, "the engine's thread could not be started");
     m->thread_runs = true;
@@ -101,7 +108,8 @@ static rc_code open_parts(mica *m, rc_msg *err)
 static rc_code copy_options(mica *m, const mica_options *options, rc_msg *err)
 {
     if (options->size < offsetof(mica_options, load_dummy) || options->size > sizeof *options)
-        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_options.size is %zu: use MICA_OPTIONS_INIT", options->size);
+        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_options.size is %zu: use MICA_OPTIONS_INIT",
+                       options->size);
     memcpy(&m->o, options, options->size);
     if (!m->o.model) return rc_about(rc_fail(RC_INVALID_ARGUMENT, err, "--model is missing"), err, "--model");
     m->model_name = strdup(m->o.served_model_name ? m->o.served_model_name : m->o.model);
@@ -127,7 +135,8 @@ rc_code mica_open(const mica_options *options, mica **out, rc_msg *err)
     pthread_condattr_destroy(&monotonic);
     pthread_cond_init(&m->work, NULL);
     pthread_cond_init(&m->op_ended, NULL);
-    code = m->news_fd < 0 ? rc_fail(RC_INTERNAL, err, "no file descriptor for events") : copy_options(m, options, err);
+    code = m->news_fd < 0 ? rc_fail(RC_INTERNAL, err, "no file descriptor for events")
+                          : copy_options(m, options, err);
     if (code == RC_OK) code = open_parts(m, err);
     if (code == RC_OK) *out = m;
     else mica_close(m);
@@ -175,8 +184,8 @@ static rc_code make_request(mica *m, const mica_request *q, rt_request **out, rc
     rc_code code;
     RC_TRY(rt_request_validate(q, &m->limits, err));
     if (q->prompt_ids) return rt_request_create(q, q->prompt_ids, q->prompt_ids_count, &m->limits, out, err);
-    RC_TRY(mica_tokenize(m, q->prompt_text ? q->prompt_text : "", q->prompt_text_bytes, q->add_special_tokens, &ids,
-                         &count, err));
+    RC_TRY(mica_tokenize(m, q->prompt_text ? q->prompt_text : "", q->prompt_text_bytes, q->add_special_tokens,
+                         &ids, &count, err));
     code = rt_request_create(q, ids, count, &m->limits, out, err);
     free(ids);
     return code;
@@ -189,7 +198,8 @@ static rc_code queue_request(mica *m, const mica_request *q, rt_request *r, rc_m
     if (q->model && strcmp(q->model, m->model_name)) {
         adapter = mica__find_name(m, q->model);
         if (!adapter)
-            return rc_about(rc_fail(RC_NOT_FOUND, err, "the model '%.300s' does not exist", q->model), err, "model");
+            return rc_about(rc_fail(RC_NOT_FOUND, err, "the model '%.300s' does not exist", q->model), err,
+                            "model");
     }
     RC_TRY(rt_request_set_adapter(r, q, adapter, &m->limits, err));
     if (m->open_choices + r->choices_count > m->plan.engine.seqs_max)
@@ -211,7 +221,8 @@ rc_code mica_submit(mica *m, const mica_request *request, uint64_t *id, rc_msg *
     rt_request *r;
     rc_code code;
     if (request->size > sizeof q)
-        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_request.size is %zu: use MICA_REQUEST_INIT", request->size);
+        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_request.size is %zu: use MICA_REQUEST_INIT",
+                       request->size);
     memcpy(&q, request, request->size);
     RC_TRY(make_request(m, &q, &r, err));
     pthread_mutex_lock(&m->lock);
@@ -248,9 +259,14 @@ mica_stats mica_get_stats(const mica *m)
 mica_info mica_get_info(const mica *m)
 {
     const mica__plan *p = &m->plan;
-    return (mica_info){ .model_name = m->model_name, .vocab = p->info.config.vocab, .max_model_len = p->max_model_len,
-                        .block_size = p->block_size, .blocks = p->engine.blocks_max,
-                        .max_num_seqs = p->engine.running_max, .max_num_batched_tokens = p->engine.rows_max,
-                        .dtype = p->info.dtype == RC_F32 ? "float32" : "bfloat16", .device = m->device_text,
-                        .planned_bytes = m->planned_bytes };
+    return (mica_info){.model_name = m->model_name,
+                       .vocab = p->info.config.vocab,
+                       .max_model_len = p->max_model_len,
+                       .block_size = p->block_size,
+                       .blocks = p->engine.blocks_max,
+                       .max_num_seqs = p->engine.running_max,
+                       .max_num_batched_tokens = p->engine.rows_max,
+                       .dtype = p->info.dtype == RC_F32 ? "float32" : "bfloat16",
+                       .device = m->device_text,
+                       .planned_bytes = m->planned_bytes};
 }

@@ -85,7 +85,8 @@ struct mica {
 };
 
 /* runtime/api/plan.c */
-RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *plan, rc_msg *msg);
+RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *plan,
+                                      rc_msg *msg);
 void mica__plan_print(const mica *m, uint64_t program_bytes);
 
 /* runtime/api/engine_thread.c */
@@ -99,7 +100,7 @@ void mica__forget_if_over(mica *m, rt_request *r); /* frees it once everybody is
 
 /* runtime/api/adapters.c */
 adapter_content *mica__find_name(const mica *m, const char *name); /* lock held */
-RC_MUST_CHECK rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only, bool alora,
-                                              uint64_t seed, adapter_weights **out, rc_msg *msg);
+RC_MUST_CHECK rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only,
+                                              bool alora, uint64_t seed, adapter_weights **out, rc_msg *msg);
 
 #endif

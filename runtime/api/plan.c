@@ -36,7 +36,8 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
     if (o->max_num_batched_tokens > 65536)
         return refuse(msg, "--max-num-batched-tokens", o->max_num_batched_tokens, "at most 65536");
     if (o->max_loras > 4096) return refuse(msg, "--max-loras", o->max_loras, "at most 4096");
-    if (o->max_lora_rank > ADAPTER_RANK_MAX) return refuse(msg, "--max-lora-rank", o->max_lora_rank, "at most 4096");
+    if (o->max_lora_rank > ADAPTER_RANK_MAX)
+        return refuse(msg, "--max-lora-rank", o->max_lora_rank, "at most 4096");
     if (o->threads > 1024) return refuse(msg, "--threads", o->threads, "at most 1024");
     p->block_size = block;
     p->engine.running_max = o->max_num_seqs ? o->max_num_seqs : 256;
@@ -56,7 +57,7 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
 static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
 {
     const rt_model_config *c = &p->info.config;
-    kv_layout layout = { c->layers, c->kv_heads, c->head_dim, p->block_size, p->info.dtype == RC_F32 ? 4 : 2 };
+    kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, p->info.dtype == RC_F32 ? 4 : 2};
     size_t block_bytes = kv_block_bytes(&layout);
     uint64_t bytes = free_memory() / 4, blocks;
     if (bytes > 4ull << 30) bytes = 4ull << 30;
@@ -65,9 +66,13 @@ static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
     if (!o->kv_cache_memory_bytes && blocks > BLOCKS_DEFAULT_MAX) blocks = BLOCKS_DEFAULT_MAX;
     if (o->num_gpu_blocks) blocks = o->num_gpu_blocks;
     if (!blocks)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "--kv-cache-memory-bytes %llu does not hold one block of %zu bytes",
-                                (unsigned long long)bytes, block_bytes), msg, "--kv-cache-memory-bytes");
-    if (blocks > BLOCKS_MAX) return refuse(msg, "the number of K/V blocks", blocks, "at most 16777216; use larger blocks or less memory");
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                                "--kv-cache-memory-bytes %llu does not hold one block of %zu bytes",
+                                (unsigned long long)bytes, block_bytes),
+                        msg, "--kv-cache-memory-bytes");
+    if (blocks > BLOCKS_MAX)
+        return refuse(msg, "the number of K/V blocks", blocks,
+                      "at most 16777216; use larger blocks or less memory");
     p->engine.blocks_max = (uint32_t)blocks;
     p->kv_bytes = blocks * block_bytes;
     p->device.kv = layout;
@@ -79,19 +84,22 @@ static rc_code choose_length(const mica_options *o, mica__plan *p, rc_msg *msg)
     uint32_t positions = p->info.config.positions_max;
     uint64_t room = (uint64_t)p->engine.blocks_max * p->block_size;
     if (o->max_model_len > positions) {
-        rc_fail(RC_INVALID_ARGUMENT, msg, "--max-model-len %u is above the model's max_position_embeddings of %u",
-                o->max_model_len, positions);
+        rc_fail(RC_INVALID_ARGUMENT, msg,
+                "--max-model-len %u is above the model's max_position_embeddings of %u", o->max_model_len,
+                positions);
         return rc_about(RC_INVALID_ARGUMENT, msg, "--max-model-len");
     }
     if (o->max_model_len > room) {
-        rc_fail(RC_INVALID_ARGUMENT, msg, "--max-model-len %u does not fit the K/V memory, which holds %llu tokens (%u blocks of %u)",
+        rc_fail(RC_INVALID_ARGUMENT, msg,
+                "--max-model-len %u does not fit the K/V memory, which holds %llu tokens (%u blocks of %u)",
                 o->max_model_len, (unsigned long long)room, p->engine.blocks_max, p->block_size);
         return rc_about(RC_INVALID_ARGUMENT, msg, "--max-model-len");
     }
     p->max_model_len = o->max_model_len ? o->max_model_len : positions < room ? positions : (uint32_t)room;
     if (p->max_model_len < positions && !o->max_model_len && o->log) {
         char line[160];
-        snprintf(line, sizeof line, "max-model-len is %u, not the model's %u: that is what the K/V memory holds",
+        snprintf(line, sizeof line,
+                 "max-model-len is %u, not the model's %u: that is what the K/V memory holds",
                  p->max_model_len, positions);
         o->log(o->log_ctx, 'W', line);
     }
@@ -104,12 +112,16 @@ static uint32_t largest(uint32_t a, uint32_t b) { return a > b ? a : b; }
 rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *p, rc_msg *msg)
 {
     const rt_model_config *c = &p->info.config;
-    rt_model_options model = { .path = o->model, .dummy = o->load_dummy, .seed = o->seed, .threads = o->threads,
-                               .dtype_auto = !o->dtype || !strcmp(o->dtype, "auto") };
+    rt_model_options model = {.path = o->model,
+                              .dummy = o->load_dummy,
+                              .seed = o->seed,
+                              .threads = o->threads,
+                              .dtype_auto = !o->dtype || !strcmp(o->dtype, "auto")};
     if (!model.dtype_auto) {
         model.dtype = !strcmp(o->dtype, "float32") ? RC_F32 : RC_BF16;
         if (model.dtype == RC_BF16 && strcmp(o->dtype, "bfloat16")) {
-            rc_fail(RC_INVALID_ARGUMENT, msg, "--dtype must be auto, float32 or bfloat16, got '%s'", o->dtype);
+            rc_fail(RC_INVALID_ARGUMENT, msg, "--dtype must be auto, float32 or bfloat16, got '%s'",
+                    o->dtype);
             return rc_about(RC_INVALID_ARGUMENT, msg, "--dtype");
         }
     }
@@ -148,7 +160,8 @@ void mica__plan_print(const mica *m, uint64_t program_bytes)
     char detail[128];
     if (!m->o.log) return;
     m->o.log(m->o.log_ctx, 'I', "planned memory:");
-    snprintf(detail, sizeof detail, "%s, %u layers", p->info.dtype == RC_F32 ? "float32" : "bfloat16", p->info.config.layers);
+    snprintf(detail, sizeof detail, "%s, %u layers", p->info.dtype == RC_F32 ? "float32" : "bfloat16",
+             p->info.config.layers);
     print_row(m, "weights", p->info.weight_bytes, detail);
     snprintf(detail, sizeof detail, "%u blocks of %u tokens", p->engine.blocks_max, p->block_size);
     print_row(m, "K/V cache", p->kv_bytes, detail);

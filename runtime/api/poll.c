@@ -90,7 +90,8 @@ static rt_choice *choice_with_news(rt_request *r)
     return NULL;
 }
 
-/* Turns tokens [consumed, count) into text, as far as the event's text has room. Gives the stop string met or -1. */
+/* Turns tokens [consumed, count) into text, as far as the event's text has room. Gives the stop string met or
+ * -1. */
 static int take_tokens(mica *m, rt_choice *c, uint32_t count, mica_finish finish, rt_text *text)
 {
     const rt_stops *stops = &c->request->stops;
@@ -158,7 +159,8 @@ static bool wait_for_news(mica *m, int timeout_ms)
     while (!m->news) {
         if (timeout_ms == 0 || (timeout_ms < 0 && m->open_requests == 0)) return false;
         if (timeout_ms < 0) pthread_cond_wait(&m->news_came, &m->lock);
-        else if (pthread_cond_timedwait(&m->news_came, &m->lock, &until) == ETIMEDOUT && !m->news) return false;
+        else if (pthread_cond_timedwait(&m->news_came, &m->lock, &until) == ETIMEDOUT && !m->news)
+            return false;
     }
     return true;
 }

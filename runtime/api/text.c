@@ -3,19 +3,23 @@
 
 #include "runtime/api/mica_internal.h"
 
-rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_special, int32_t **ids, size_t *count,
-                      rc_msg *err)
+rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_special, int32_t **ids,
+                      size_t *count, rc_msg *err)
 {
     rc_code code;
     if (!m->tokenizer)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, err, "prompt must be token ids: the model has no tokenizer"), err,
-                        "prompt");
-    code = rt_tokenizer_encode(m->tokenizer, text, bytes, add_special, m->limits.max_model_len, ids, count, err);
-    return code == RC_OK ? code : rc_about(code == RC_RESOURCE_EXHAUSTED ? RC_INVALID_ARGUMENT : code, err, "prompt");
+        return rc_about(
+            rc_fail(RC_INVALID_ARGUMENT, err, "prompt must be token ids: the model has no tokenizer"), err,
+            "prompt");
+    code =
+        rt_tokenizer_encode(m->tokenizer, text, bytes, add_special, m->limits.max_model_len, ids, count, err);
+    return code == RC_OK
+               ? code
+               : rc_about(code == RC_RESOURCE_EXHAUSTED ? RC_INVALID_ARGUMENT : code, err, "prompt");
 }
 
-rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool skip_special, char **text, size_t *bytes,
-                        size_t *offsets, rc_msg *err)
+rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool skip_special, char **text,
+                        size_t *bytes, size_t *offsets, rc_msg *err)
 {
     size_t piece = m->limits.piece_max, max = (count + 1) * piece + 1, used = 0;
     char *out = malloc(max);

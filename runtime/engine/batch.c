@@ -134,7 +134,8 @@ static uint32_t common_blocks(const rt_batch *b, const kv_span *x, const kv_span
     return low;
 }
 
-/* Whether x goes before y: by the first block in which their tables differ, so that sharers are neighbours. */
+/* Whether x goes before y: by the first block in which their tables differ, so that sharers are neighbours.
+ */
 static bool goes_before(const rt_batch *b, const kv_span *x, const kv_span *y)
 {
     uint32_t at = common_blocks(b, x, y), wx = whole_blocks(b, x), wy = whole_blocks(b, y);
@@ -191,7 +192,8 @@ static void group_bucket(rt_batch *b, uint32_t from, uint32_t to)
 {
     if (to - from > 1) {
         sort_spans(b, b->spans + from, to - from);
-        for (uint32_t i = from + 1; i < to; i++) b->common[i] = common_blocks(b, &b->spans[i - 1], &b->spans[i]);
+        for (uint32_t i = from + 1; i < to; i++)
+            b->common[i] = common_blocks(b, &b->spans[i - 1], &b->spans[i]);
     }
     group_range(b, from, to, true);
 }

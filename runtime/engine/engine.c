@@ -36,15 +36,22 @@ static rt_batch_options batch_options(const rt_engine_options *o)
 
 static kv_options cache_options(const rt_engine_options *o)
 {
-    return (kv_options){ .blocks_max = o->blocks_max, .block_tokens = o->block_tokens, .seqs_max = o->running_max,
-                         .seq_tokens_max = o->max_model_len, .enable_prefix_cache = o->enable_prefix_cache };
+    return (kv_options){.blocks_max = o->blocks_max,
+                        .block_tokens = o->block_tokens,
+                        .seqs_max = o->running_max,
+                        .seq_tokens_max = o->max_model_len,
+                        .enable_prefix_cache = o->enable_prefix_cache};
 }
 
 static rt_sched_options sched_options(const rt_engine_options *o)
 {
-    return (rt_sched_options){ .seqs_max = o->seqs_max, .running_max = o->running_max, .rows_max = o->rows_max,
-                               .block_tokens = o->block_tokens, .by_priority = o->by_priority, .in_order = o->in_order,
-                               .waits_for_prefix = o->enable_prefix_cache };
+    return (rt_sched_options){.seqs_max = o->seqs_max,
+                              .running_max = o->running_max,
+                              .rows_max = o->rows_max,
+                              .block_tokens = o->block_tokens,
+                              .by_priority = o->by_priority,
+                              .in_order = o->in_order,
+                              .waits_for_prefix = o->enable_prefix_cache};
 }
 
 size_t rt_engine_bytes(const rt_engine_options *o)
@@ -200,8 +207,8 @@ void rt_engine_fail_adapter(rt_engine *e, const adapter_content *adapter)
     for (uint32_t i = 0; i < e->o.seqs_max; i++) {
         rt_request *r = e->choice_of[i] ? e->choice_of[i]->request : NULL;
         if (!r || r->adapter != adapter) continue;
-        rc_fail(RC_RESOURCE_EXHAUSTED, &r->error, "adapter '%.200s' could not be brought into a slot: no memory",
-                r->adapter_name);
+        rc_fail(RC_RESOURCE_EXHAUSTED, &r->error,
+                "adapter '%.200s' could not be brought into a slot: no memory", r->adapter_name);
         fail_request(e, r);
     }
 }
@@ -222,16 +229,23 @@ static uint32_t first_logit(const rt_choice *c, const rt_sched_entry *entry)
 static void add_entry(rt_engine *e, const rt_sched_entry *entry)
 {
     rt_choice *c = e->choice_of[entry->seq];
-    rt_batch_entry row = { .tokens = c->tokens, .position = entry->position, .rows = entry->rows, .slot = entry->slot,
-                           .activation = entry->slot == ADAPTER_NO_SLOT ? ADAPTER_NEVER : c->request->activation,
-                           .first_logit = first_logit(c, entry) };
+    rt_batch_entry row = {.tokens = c->tokens,
+                          .position = entry->position,
+                          .rows = entry->rows,
+                          .slot = entry->slot,
+                          .activation =
+                              entry->slot == ADAPTER_NO_SLOT ? ADAPTER_NEVER : c->request->activation,
+                          .first_logit = first_logit(c, entry)};
     row.blocks = kv_seq_blocks(e->cache, rt_sched_kv(e->sched, entry->seq), &row.blocks_count);
     rt_batch_add(e->batch, &row);
     for (uint32_t p = entry->position; p < entry->position + entry->rows; p++)
         if (p >= row.first_logit) e->items[e->items_count++] = (logit_item){ c, p };
 }
 
-static bool scores_prompt(const logit_item *item) { return item->position + 1 < item->choice->request->prompt_count; }
+static bool scores_prompt(const logit_item *item)
+{
+    return item->position + 1 < item->choice->request->prompt_count;
+}
 
 static void score_prompt_row(const logit_item *item, const float *logits, uint32_t vocab)
 {

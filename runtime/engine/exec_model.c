@@ -38,7 +38,14 @@ static void parallel(void *ctx, rt_task task, void *arg)
 
 void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t vocab, uint32_t logits_max)
 {
-    *exec = (rt_exec){ .ctx = m, .vocab = vocab, .logits_max = logits_max, .copy_rows = copy_rows, .forward = forward,
-                       .logits = logits, .adapter_attach = adapter_attach, .adapter_detach = adapter_detach,
-                       .parallel = parallel, .parts = m->backend->threads(m->device) };
+    *exec = (rt_exec){.ctx = m,
+                      .vocab = vocab,
+                      .logits_max = logits_max,
+                      .copy_rows = copy_rows,
+                      .forward = forward,
+                      .logits = logits,
+                      .adapter_attach = adapter_attach,
+                      .adapter_detach = adapter_detach,
+                      .parallel = parallel,
+                      .parts = m->backend->threads(m->device)};
 }

@@ -8,7 +8,8 @@ typedef struct slot_job {
     bool ok;
 } slot_job;
 
-/* Jobs [done, worked) have ended and wait to be told, [worked, given) wait to be worked; indices only grow. */
+/* Jobs [done, worked) have ended and wait to be told, [worked, given) wait to be worked; indices only grow.
+ */
 struct rt_loader {
     rt_exec exec;
     void (*wake)(void *ctx);
@@ -50,8 +51,8 @@ static void *run(void *arg)
     return NULL;
 }
 
-rc_code rt_loader_create(const rt_exec *exec, uint32_t jobs_max, void (*wake)(void *ctx), void *wake_ctx, rt_loader **out,
-                         rc_msg *msg)
+rc_code rt_loader_create(const rt_exec *exec, uint32_t jobs_max, void (*wake)(void *ctx), void *wake_ctx,
+                         rt_loader **out, rc_msg *msg)
 {
     rt_loader *l = calloc(1, sizeof *l + jobs_max * sizeof(slot_job));
     if (!l) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the adapter loader");

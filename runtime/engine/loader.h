@@ -13,8 +13,8 @@
 typedef struct rt_loader rt_loader;
 
 /* wake(ctx) is called on the loader's thread after each job. jobs_max bounds what can be under way. */
-RC_MUST_CHECK rc_code rt_loader_create(const rt_exec *exec, uint32_t jobs_max, void (*wake)(void *ctx), void *wake_ctx,
-                                       rt_loader **out, rc_msg *msg);
+RC_MUST_CHECK rc_code rt_loader_create(const rt_exec *exec, uint32_t jobs_max, void (*wake)(void *ctx),
+                                       void *wake_ctx, rt_loader **out, rc_msg *msg);
 void rt_loader_destroy(rt_loader *l); /* waits for the job under way; NULL is allowed */
 
 void rt_loader_give(rt_loader *l, const adapter_job *job);

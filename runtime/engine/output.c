@@ -9,7 +9,10 @@ size_t rt_output_held_max(const rt_stops *stops, size_t piece_max)
     return stops->longest + CHARACTER_MAX + 2 * piece_max;
 }
 
-size_t rt_output_room(const rt_stops *stops, size_t piece_max) { return rt_output_held_max(stops, piece_max); }
+size_t rt_output_room(const rt_stops *stops, size_t piece_max)
+{
+    return rt_output_held_max(stops, piece_max);
+}
 
 static void give(rt_output *o, size_t bytes, rt_text *out)
 {
@@ -27,7 +30,8 @@ static int find_stop(const rt_output *o, const rt_stops *stops, size_t *at)
     for (uint32_t i = 0; i < stops->count; i++) {
         const mica_text *t = &stops->texts[i];
         if (o->held_bytes < o->check_from + t->count) continue;
-        const char *found = memmem(o->held + o->check_from, o->held_bytes - o->check_from, t->bytes, t->count);
+        const char *found =
+            memmem(o->held + o->check_from, o->held_bytes - o->check_from, t->bytes, t->count);
         if (!found) continue;
         *at = (size_t)(found - o->held);
         return (int)i;
@@ -45,14 +49,15 @@ static size_t settled(const rt_output *o, const rt_stops *stops)
     return bytes;
 }
 
-int rt_output_push(rt_output *o, const rt_tokenizer *tokenizer, const rt_stops *stops, int32_t token, bool silent,
-                   rt_text *out)
+int rt_output_push(rt_output *o, const rt_tokenizer *tokenizer, const rt_stops *stops, int32_t token,
+                   bool silent, rt_text *out)
 {
     size_t at, piece = 0;
     int stop = -1;
     o->tokens++;
     if (tokenizer && !silent)
-        piece = rt_detok_push(&o->detok, tokenizer, token, o->held + o->held_bytes, o->held_max - o->held_bytes);
+        piece =
+            rt_detok_push(&o->detok, tokenizer, token, o->held + o->held_bytes, o->held_max - o->held_bytes);
     o->held_bytes += piece;
     o->text_bytes += piece;
     RC_ASSERT(o->held_bytes <= o->held_max);
@@ -70,7 +75,8 @@ int rt_output_push(rt_output *o, const rt_tokenizer *tokenizer, const rt_stops *
 void rt_output_finish(rt_output *o, const rt_tokenizer *tokenizer, rt_text *out)
 {
     if (tokenizer) {
-        size_t piece = rt_detok_finish(&o->detok, tokenizer, o->held + o->held_bytes, o->held_max - o->held_bytes);
+        size_t piece =
+            rt_detok_finish(&o->detok, tokenizer, o->held + o->held_bytes, o->held_max - o->held_bytes);
         o->held_bytes += piece;
         o->text_bytes += piece;
     }

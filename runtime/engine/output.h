@@ -39,9 +39,10 @@ size_t rt_output_held_max(const rt_stops *stops, size_t piece_max);
 size_t rt_output_room(const rt_stops *stops, size_t piece_max);
 
 /* Adds a token's text; silent: the token has none (a stop token). Gives the index of the stop string that
- * is complete now, or -1; then `out` ends where it should, and nothing more may be pushed. tokenizer NULL: no text. */
-int rt_output_push(rt_output *o, const rt_tokenizer *tokenizer, const rt_stops *stops, int32_t token, bool silent,
-                   rt_text *out);
+ * is complete now, or -1; then `out` ends where it should, and nothing more may be pushed. tokenizer NULL: no
+ * text. */
+int rt_output_push(rt_output *o, const rt_tokenizer *tokenizer, const rt_stops *stops, int32_t token,
+                   bool silent, rt_text *out);
 /* No more tokens: gives out what was held. */
 void rt_output_finish(rt_output *o, const rt_tokenizer *tokenizer, rt_text *out);
 

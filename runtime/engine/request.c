@@ -15,7 +15,8 @@ static rc_code refuse(rc_msg *msg, const char *field, const char *what)
 static rc_code check_float(rc_msg *msg, const char *field, float x, bool ok, const char *expected)
 {
     if (ok) return RC_OK;
-    return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "%s must be %s, got %g", field, expected, (double)x), msg, field);
+    return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "%s must be %s, got %g", field, expected, (double)x),
+                    msg, field);
 }
 
 static rc_code check_sampling(const mica_request *q, rc_msg *msg)
@@ -29,28 +30,36 @@ static rc_code check_sampling(const mica_request *q, rc_msg *msg)
     RC_TRY(check_float(msg, "presence_penalty", q->presence_penalty,
                        q->presence_penalty >= -2 && q->presence_penalty <= 2, "in [-2, 2]"));
     RC_TRY(check_float(msg, "repetition_penalty", q->repetition_penalty,
-                       q->repetition_penalty > 0 && isfinite(q->repetition_penalty), "a finite number above 0"));
+                       q->repetition_penalty > 0 && isfinite(q->repetition_penalty),
+                       "a finite number above 0"));
     if (q->top_k < -1)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "top_k must be -1 or 0 (all) or at least 1, got %d", q->top_k),
-                        msg, "top_k");
+        return rc_about(
+            rc_fail(RC_INVALID_ARGUMENT, msg, "top_k must be -1 or 0 (all) or at least 1, got %d", q->top_k),
+            msg, "top_k");
     if (q->n < 1 || q->n > RT_CHOICES_MAX)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "n must be in [1, %d], got %u", RT_CHOICES_MAX, q->n), msg, "n");
+        return rc_about(
+            rc_fail(RC_INVALID_ARGUMENT, msg, "n must be in [1, %d], got %u", RT_CHOICES_MAX, q->n), msg,
+            "n");
     if (q->n > 1 && q->temperature == 0)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "n must be 1 with temperature 0, got %u", q->n), msg, "n");
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "n must be 1 with temperature 0, got %u", q->n),
+                        msg, "n");
     return RC_OK;
 }
 
 static rc_code check_logprobs(const char *field, int32_t k, rc_msg *msg)
 {
     if (k >= -1 && k <= RT_LOGPROBS_MAX) return RC_OK;
-    return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "%s must be in [0, %d], got %d", field, RT_LOGPROBS_MAX, k), msg, field);
+    return rc_about(
+        rc_fail(RC_INVALID_ARGUMENT, msg, "%s must be in [0, %d], got %d", field, RT_LOGPROBS_MAX, k), msg,
+        field);
 }
 
 static rc_code check_id(const char *field, int32_t id, uint32_t vocab, rc_msg *msg)
 {
     if (id >= 0 && (uint32_t)id < vocab) return RC_OK;
-    return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "%s holds token id %d, which is outside the vocabulary of %u",
-                            field, id, vocab), msg, field);
+    return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                            "%s holds token id %d, which is outside the vocabulary of %u", field, id, vocab),
+                    msg, field);
 }
 
 static rc_code check_lists(const mica_request *q, const rt_request_limits *l, rc_msg *msg)
@@ -58,7 +67,8 @@ static rc_code check_lists(const mica_request *q, const rt_request_limits *l, rc
     if (q->stop_count > RT_STOPS_MAX) return refuse(msg, "stop", "has too many strings (at most 64)");
     for (size_t i = 0; i < q->stop_count; i++) {
         if (!q->stop[i].count) return refuse(msg, "stop", "must not hold an empty string");
-        if (q->stop[i].count > RT_STOP_BYTES_MAX) return refuse(msg, "stop", "holds a string of over 1024 bytes");
+        if (q->stop[i].count > RT_STOP_BYTES_MAX)
+            return refuse(msg, "stop", "holds a string of over 1024 bytes");
     }
     if (q->stop_token_ids_count > RT_STOP_IDS_MAX) return refuse(msg, "stop_token_ids", "has over 256 ids");
     for (size_t i = 0; i < q->stop_token_ids_count; i++)
@@ -66,7 +76,8 @@ static rc_code check_lists(const mica_request *q, const rt_request_limits *l, rc
     if (q->logit_bias_count > RT_LOGIT_BIAS_MAX) return refuse(msg, "logit_bias", "has over 1024 entries");
     for (size_t i = 0; i < q->logit_bias_count; i++) {
         RC_TRY(check_id("logit_bias", q->logit_bias[i].token, l->vocab, msg));
-        RC_TRY(check_float(msg, "logit_bias", q->logit_bias[i].bias, isfinite(q->logit_bias[i].bias), "finite numbers"));
+        RC_TRY(check_float(msg, "logit_bias", q->logit_bias[i].bias, isfinite(q->logit_bias[i].bias),
+                           "finite numbers"));
     }
     if (q->cache_salt && strlen(q->cache_salt) > KV_SALT_BYTES_MAX)
         return refuse(msg, "cache_salt", "is longer than 256 bytes");
@@ -81,27 +92,30 @@ rc_code rt_request_validate(const mica_request *q, const rt_request_limits *l, r
     return check_lists(q, l, msg);
 }
 
-static rc_code check_prompt(const mica_request *q, const int32_t *prompt, size_t count, const rt_request_limits *l,
-                            uint32_t *max_tokens, rc_msg *msg)
+static rc_code check_prompt(const mica_request *q, const int32_t *prompt, size_t count,
+                            const rt_request_limits *l, uint32_t *max_tokens, rc_msg *msg)
 {
     if (!count) return refuse(msg, "prompt", "must hold at least one token");
     for (size_t i = 0; i < count; i++) RC_TRY(check_id("prompt", prompt[i], l->vocab, msg));
     if (count >= l->max_model_len) {
         rc_fail(RC_INVALID_ARGUMENT, msg,
-                "prompt has %zu tokens, which with at least one to generate is above the maximum model length of %u",
+                "prompt has %zu tokens, which with at least one to generate is above the maximum model "
+                "length of %u",
                 count, l->max_model_len);
         return rc_about(RC_INVALID_ARGUMENT, msg, "prompt");
     }
     *max_tokens = q->max_tokens ? q->max_tokens : l->max_model_len - (uint32_t)count;
     if (count + *max_tokens > l->max_model_len) {
         rc_fail(RC_INVALID_ARGUMENT, msg,
-                "max_tokens %u with a prompt of %zu tokens is above the maximum model length of %u", *max_tokens, count,
-                l->max_model_len);
+                "max_tokens %u with a prompt of %zu tokens is above the maximum model length of %u",
+                *max_tokens, count, l->max_model_len);
         return rc_about(RC_INVALID_ARGUMENT, msg, "max_tokens");
     }
     if (q->min_tokens > *max_tokens)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "min_tokens must be at most max_tokens (%u), got %u", *max_tokens,
-                                q->min_tokens), msg, "min_tokens");
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                                "min_tokens must be at most max_tokens (%u), got %u", *max_tokens,
+                                q->min_tokens),
+                        msg, "min_tokens");
     return RC_OK;
 }
 
@@ -134,12 +148,15 @@ static void lay_out_stops(rt_request *r, const mica_request *q, arena *a)
         if (texts) texts[i] = (mica_text){ bytes, q->stop[i].count };
         if (q->stop[i].count > longest) longest = q->stop[i].count;
     }
-    r->stops = (rt_stops){ texts, (uint32_t)q->stop_count, longest, q->include_stop_str_in_output, q->min_tokens };
+    r->stops =
+        (rt_stops){texts, (uint32_t)q->stop_count, longest, q->include_stop_str_in_output, q->min_tokens};
 }
 
-static void lay_out_choice(rt_request *r, const mica_request *q, uint32_t i, const rt_request_limits *l, arena *a)
+static void lay_out_choice(rt_request *r, const mica_request *q, uint32_t i, const rt_request_limits *l,
+                           arena *a)
 {
-    size_t held_max = rt_output_held_max(&r->stops, l->piece_max), k = q->logprobs > 0 ? (size_t)q->logprobs : 0;
+    size_t held_max = rt_output_held_max(&r->stops, l->piece_max),
+           k = q->logprobs > 0 ? (size_t)q->logprobs : 0;
     int32_t *tokens = take(a, (size_t)r->prompt_count + r->max_tokens, sizeof *tokens);
     mica_token *generated = take(a, r->max_tokens, sizeof *generated);
     mica_top *tops = take(a, r->max_tokens * k, sizeof *tops);
@@ -160,7 +177,8 @@ static void lay_out_choice(rt_request *r, const mica_request *q, uint32_t i, con
 }
 
 /* Everything that hangs on the request, in one pass; the first pass (base NULL) only counts. */
-static void lay_out(rt_request *r, const mica_request *q, const int32_t *prompt, const rt_request_limits *l, arena *a)
+static void lay_out(rt_request *r, const mica_request *q, const int32_t *prompt, const rt_request_limits *l,
+                    arena *a)
 {
     size_t k = q->prompt_logprobs > 0 ? (size_t)q->prompt_logprobs : 0;
     uint32_t eos = q->ignore_eos ? 0 : l->eos_count;
@@ -170,7 +188,8 @@ static void lay_out(rt_request *r, const mica_request *q, const int32_t *prompt,
     r->sampling.logit_bias = copy(a, q->logit_bias, q->logit_bias_count, sizeof *q->logit_bias);
     r->sampling.banned = banned = take(a, q->stop_token_ids_count + eos, sizeof *banned);
     if (banned) {
-        if (q->stop_token_ids_count) memcpy(banned, q->stop_token_ids, q->stop_token_ids_count * sizeof *banned);
+        if (q->stop_token_ids_count)
+            memcpy(banned, q->stop_token_ids, q->stop_token_ids_count * sizeof *banned);
         if (eos) memcpy(banned + q->stop_token_ids_count, l->eos, eos * sizeof *banned);
     }
     r->salt = copy(a, q->cache_salt, r->salt_bytes, 1);
@@ -199,16 +218,22 @@ static void fill_scalars(rt_request *r, const mica_request *q, const rt_request_
     r->priority = q->priority;
     r->salt_bytes = q->cache_salt ? strlen(q->cache_salt) : 0;
     r->activation = ADAPTER_NEVER;
-    r->sampling = (rt_sampling){
-        .temperature = q->temperature, .top_p = q->top_p, .min_p = q->min_p, .top_k = q->top_k > 0 ? (uint32_t)q->top_k : 0,
-        .frequency_penalty = q->frequency_penalty, .presence_penalty = q->presence_penalty,
-        .repetition_penalty = q->repetition_penalty, .logit_bias_count = q->logit_bias_count,
-        .min_tokens = q->min_tokens, .banned_count = q->stop_token_ids_count + (q->ignore_eos ? 0 : l->eos_count),
-        .seed = q->has_seed ? (uint64_t)q->seed : rt_seed_from_key(l->engine_seed, q->key ? q->key : "") };
+    r->sampling = (rt_sampling){.temperature = q->temperature,
+                                .top_p = q->top_p,
+                                .min_p = q->min_p,
+                                .top_k = q->top_k > 0 ? (uint32_t)q->top_k : 0,
+                                .frequency_penalty = q->frequency_penalty,
+                                .presence_penalty = q->presence_penalty,
+                                .repetition_penalty = q->repetition_penalty,
+                                .logit_bias_count = q->logit_bias_count,
+                                .min_tokens = q->min_tokens,
+                                .banned_count = q->stop_token_ids_count + (q->ignore_eos ? 0 : l->eos_count),
+                                .seed = q->has_seed ? (uint64_t)q->seed
+                                                    : rt_seed_from_key(l->engine_seed, q->key ? q->key : "")};
 }
 
-rc_code rt_request_create(const mica_request *q, const int32_t *prompt, size_t prompt_count, const rt_request_limits *l,
-                          rt_request **out, rc_msg *msg)
+rc_code rt_request_create(const mica_request *q, const int32_t *prompt, size_t prompt_count,
+                          const rt_request_limits *l, rt_request **out, rc_msg *msg)
 {
     rt_request shape = { 0 };
     arena sizes = { 0 };
@@ -239,16 +264,19 @@ rc_code rt_request_set_adapter(rt_request *r, const mica_request *q, adapter_con
     if (q->has_activation) {
         if (!is_alora) return refuse(msg, "activation", "is for requests to an Activated LoRA adapter only");
         if (q->activation >= r->prompt_count)
-            return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "activation must be in [0, %u), got %u", r->prompt_count,
-                                    q->activation), msg, "activation");
+            return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "activation must be in [0, %u), got %u",
+                                    r->prompt_count, q->activation),
+                            msg, "activation");
         activation = q->activation;
     } else if (w) {
         activation = adapter_find_activation(w, r->prompt, r->prompt_count);
     }
     if (is_alora && activation == ADAPTER_NEVER && (q->require_activation || l->require_activation))
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
-                                "the invocation tokens of adapter '%.200s' are not in the prompt (require_activation)",
-                                adapter_content_name(adapter)), msg, "require_activation");
+        return rc_about(
+            rc_fail(RC_INVALID_ARGUMENT, msg,
+                    "the invocation tokens of adapter '%.200s' are not in the prompt (require_activation)",
+                    adapter_content_name(adapter)),
+            msg, "require_activation");
     r->adapter = adapter;
     if (adapter) snprintf(r->adapter_name, sizeof r->adapter_name, "%s", adapter_content_name(adapter));
     r->activation = activation;

@@ -185,7 +185,8 @@ static void plan_running(rt_sched *s, bool decodes, uint32_t *budget)
 static uint32_t common_rows(const seq *a, const seq *b)
 {
     const kv_identity *x = &a->what.identity, *y = &b->what.identity;
-    uint32_t limit = a->what.tokens_count < b->what.tokens_count ? a->what.tokens_count : b->what.tokens_count;
+    uint32_t limit =
+        a->what.tokens_count < b->what.tokens_count ? a->what.tokens_count : b->what.tokens_count;
     uint32_t adapted = x->adapted_from < y->adapted_from ? x->adapted_from : y->adapted_from, i = 0;
     if (x->salt != y->salt) return 0;
     if ((x->adapter != y->adapter || x->adapted_from != y->adapted_from) && adapted < limit) limit = adapted;
@@ -236,7 +237,8 @@ static admit_result admit(rt_sched *s, uint32_t i, bool adapters_may_pass, uint3
     seq *x = &s->seqs[i];
     uint32_t hit, rows, need;
     if (x->what.adapter && !adapters_may_pass) return PASSED;
-    hit = x->what.computes_all ? 0 : kv_find(s->o.cache, x->what.tokens, x->what.tokens_count, x->what.identity);
+    hit = x->what.computes_all ? 0
+                               : kv_find(s->o.cache, x->what.tokens, x->what.tokens_count, x->what.identity);
     if (s->o.waits_for_prefix && !x->what.computes_all && prefix_is_coming(s, x, hit)) return PASSED;
     if (x->what.adapter) {
         x->slot = adapter_pin(s->o.adapters, x->what.adapter);
@@ -352,6 +354,7 @@ void rt_sched_check(const rt_sched *s)
 {
     uint32_t known = check_queue(s, &s->waiting, WAITING) + check_queue(s, &s->running, RUNNING);
     RC_ASSERT(s->running.count <= s->o.running_max);
-    for (uint32_t i = s->free_head; i != RT_SEQ_NONE; i = s->seqs[i].next, known++) RC_ASSERT(s->seqs[i].state == FREE);
+    for (uint32_t i = s->free_head; i != RT_SEQ_NONE; i = s->seqs[i].next, known++)
+        RC_ASSERT(s->seqs[i].state == FREE);
     RC_ASSERT(known == s->o.seqs_max);
 }

@@ -10,7 +10,8 @@
  * Rules
  *   1. Order is (priority, arrival); without priorities, arrival alone. Nobody with a later place makes
  *      an earlier one yield; the last in order yields first, so the first always gets on.
- *   2. Rows of running sequences come first: decodes, then prompt chunks in order; admissions take what is left.
+ *   2. Rows of running sequences come first: decodes, then prompt chunks in order; admissions take what is
+ * left.
  *   3. A waiting sequence whose prefix another one is computing right now waits for those rows.
  *   4. A sequence whose adapter has no slot lets others pass, but after PASSES_MAX steps only base's; with
  *      in_order nobody passes while its adapter is being brought in.
@@ -92,7 +93,8 @@ void rt_sched_allow_cache(rt_sched *s, uint32_t seq);
 void rt_sched_remove(rt_sched *s, uint32_t seq);
 
 uint32_t rt_sched_computed(const rt_sched *s, uint32_t seq);    /* positions whose K/V is written */
-uint32_t rt_sched_first_hit(const rt_sched *s, uint32_t seq);   /* cached rows at first admission; RT_SEQ_NONE: not yet */
+uint32_t rt_sched_first_hit(const rt_sched *s,
+                            uint32_t seq); /* cached rows at first admission; RT_SEQ_NONE: not yet */
 kv_seq rt_sched_kv(const rt_sched *s, uint32_t seq);            /* while running */
 rt_sched_stats rt_sched_get_stats(const rt_sched *s);
 void rt_sched_check(const rt_sched *s); /* aborts where an invariant is broken; tests */

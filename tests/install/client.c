@@ -39,7 +39,8 @@ int main(int argc, char **argv)
     while (mica_poll(m, -1, &event)) {
         tokens += event.tokens_count;
         fwrite(event.text, 1, event.text_bytes, stdout);
-        if (event.finish != MICA_RUNNING) printf(" <- %s\n", event.prompt->adapter ? event.prompt->adapter : "base"), ended++;
+        if (event.finish != MICA_RUNNING)
+            printf(" <- %s\n", event.prompt->adapter ? event.prompt->adapter : "base"), ended++;
     }
     mica_close(m);
     printf("%u tokens, %u answers\n", tokens, ended);

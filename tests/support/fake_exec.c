@@ -88,7 +88,8 @@ static void run_span(fake_exec *f, const rt_step *s, const kv_span *span, const 
         uint32_t row = span->row + i, slot = slot_of[row];
         RC_ASSERT(s->positions[row] == span->position + i);
         RC_ASSERT(slot == ADAPTER_NO_SLOT || f->slots[slot] != POISON);
-        f->step_rows[row] = finish_row(sum, span->position + i, s->tokens[row], slot == ADAPTER_NO_SLOT ? 0 : f->slots[slot]);
+        f->step_rows[row] =
+            finish_row(sum, span->position + i, s->tokens[row], slot == ADAPTER_NO_SLOT ? 0 : f->slots[slot]);
         *row_at(f, table, span->position + i) = f->step_rows[row];
         sum = fold(sum, f->step_rows[row]);
     }
@@ -122,7 +123,8 @@ static void copy_rows(void *ctx, uint32_t from, uint32_t to, uint32_t rows)
 {
     fake_exec *f = ctx;
     RC_ASSERT(from != to && rows > 0 && rows < f->block_tokens);
-    memcpy(f->rows + (size_t)to * f->block_tokens, f->rows + (size_t)from * f->block_tokens, rows * sizeof *f->rows);
+    memcpy(f->rows + (size_t)to * f->block_tokens, f->rows + (size_t)from * f->block_tokens,
+           rows * sizeof *f->rows);
 }
 
 static rc_code attach(void *ctx, uint32_t slot, const adapter_weights *w, rc_msg *msg)
@@ -148,8 +150,8 @@ static void parallel(void *ctx, rt_task task, void *arg)
     task(arg, 0, 2);
 }
 
-void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, uint32_t slots_max, uint32_t vocab,
-                      uint32_t rows_max, rt_exec *exec)
+void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, uint32_t slots_max,
+                      uint32_t vocab, uint32_t rows_max, rt_exec *exec)
 {
     *f = (fake_exec){ blocks_max, block_tokens, slots_max, vocab, 3, NULL, NULL, NULL, NULL };
     f->rows = malloc((size_t)blocks_max * block_tokens * sizeof *f->rows);
@@ -159,9 +161,16 @@ void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, 
     RC_ASSERT(f->rows && f->slots && f->step_rows && f->logits);
     memset(f->rows, 0xdf, (size_t)blocks_max * block_tokens * sizeof *f->rows);
     memset(f->slots, 0xdf, slots_max * sizeof *f->slots);
-    *exec = (rt_exec){ .ctx = f, .vocab = vocab, .logits_max = f->logits_max, .copy_rows = copy_rows, .forward = forward,
-                       .logits = logits, .adapter_attach = attach, .adapter_detach = detach, .parallel = parallel,
-                       .parts = 2 };
+    *exec = (rt_exec){.ctx = f,
+                      .vocab = vocab,
+                      .logits_max = f->logits_max,
+                      .copy_rows = copy_rows,
+                      .forward = forward,
+                      .logits = logits,
+                      .adapter_attach = attach,
+                      .adapter_detach = detach,
+                      .parallel = parallel,
+                      .parts = 2};
 }
 
 void fake_exec_destroy(fake_exec *f)
@@ -172,7 +181,8 @@ void fake_exec_destroy(fake_exec *f)
     free(f->logits);
 }
 
-adapter_weights *fake_weights(uint64_t id, adapter_kind kind, const int32_t *invocation, uint32_t invocation_count)
+adapter_weights *fake_weights(uint64_t id, adapter_kind kind, const int32_t *invocation,
+                              uint32_t invocation_count)
 {
     adapter_weights *w = calloc(1, sizeof *w);
     RC_ASSERT(w);

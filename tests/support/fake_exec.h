@@ -20,12 +20,13 @@ typedef struct fake_exec {
     float *logits;       /* [logits_max * vocab] */
 } fake_exec;
 
-void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, uint32_t slots_max, uint32_t vocab,
-                      uint32_t rows_max, rt_exec *exec);
+void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, uint32_t slots_max,
+                      uint32_t vocab, uint32_t rows_max, rt_exec *exec);
 void fake_exec_destroy(fake_exec *f);
 
 /* Weights that stand for `id`; the fake reads w->bytes. Freed by adapter_weights_free. */
-adapter_weights *fake_weights(uint64_t id, adapter_kind kind, const int32_t *invocation, uint32_t invocation_count);
+adapter_weights *fake_weights(uint64_t id, adapter_kind kind, const int32_t *invocation,
+                              uint32_t invocation_count);
 
 /* The K/V of a position: `before` holds those of positions 0 .. position - 1; weights 0: base. */
 uint64_t fake_row(const uint64_t *before, uint32_t position, int32_t token, uint64_t weights);

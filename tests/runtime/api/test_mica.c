@@ -197,7 +197,8 @@ static void *submits(void *arg)
     crowd *c = arg;
     static const char *const MODELS[] = { NULL, "a", "b", "c" };
     for (int i = 0; i < 60; i++) {
-        mica_request r = request(MODELS[rand_r(&c->seed) % 4], "How many blocks are there?", 1 + (uint32_t)rand_r(&c->seed) % 12);
+        mica_request r = request(MODELS[rand_r(&c->seed) % 4], "How many blocks are there?",
+                                 1 + (uint32_t)rand_r(&c->seed) % 12);
         uint64_t id;
         rc_msg err;
         r.n = 1 + (uint32_t)rand_r(&c->seed) % 3;
@@ -216,7 +217,8 @@ static void *changes_adapters(void *arg)
     for (int i = 0; i < 60; i++) {
         unsigned k = (unsigned)rand_r(&c->seed) % 3;
         rc_msg err;
-        if (mica_adapter_load(c->m, NAMES[k], PATHS[k], &err) != RC_OK) mica_adapter_unload(c->m, NAMES[k], &err);
+        if (mica_adapter_load(c->m, NAMES[k], PATHS[k], &err) != RC_OK)
+            mica_adapter_unload(c->m, NAMES[k], &err);
     }
     return NULL;
 }
@@ -227,7 +229,8 @@ static void threads_may_submit_cancel_load_and_unload_at_once(void **state)
     crowd crowds[4] = { { m, 1 }, { m, 2 }, { m, 3 }, { m, 4 } };
     pthread_t threads[4];
     mica_event e;
-    for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, i == 3 ? changes_adapters : submits, &crowds[i]);
+    for (int i = 0; i < 4; i++)
+        pthread_create(&threads[i], NULL, i == 3 ? changes_adapters : submits, &crowds[i]);
     for (int quiet = 0; quiet < 20;) quiet = mica_poll(m, 10, &e) ? 0 : quiet + 1;
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
     while (mica_poll(m, -1, &e)) continue;

@@ -1,10 +1,11 @@
-/* Each allocation fails in turn while a model is opened, an adapter loaded and a request submitted and answered.
+/* Each allocation fails in turn while a model is opened, an adapter loaded and a request submitted and
+ * answered.
  *
  * Goal    Whatever fails, the call says so in one line, nothing crashes and nothing is left allocated.
- * Method  This program's malloc, calloc, realloc, aligned_alloc and mmap count, and refuse the n-th call; n goes
- *         up until everything succeeds. Live allocations are counted before and after.
- *         Before that: once an adapter is in its slot, no thread but the caller's allocates for an answer.
- * usage   torture_alloc MODEL ADAPTER [--stride N]
+ * Method  This program's malloc, calloc, realloc, aligned_alloc and mmap count, and refuse the n-th call; n
+ * goes up until everything succeeds. Live allocations are counted before and after. Before that: once an
+ * adapter is in its slot, no thread but the caller's allocates for an answer. usage   torture_alloc MODEL
+ * ADAPTER [--stride N]
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,11 +29,13 @@ void __libc_free(void *);
 static atomic_long calls, fails_at, live, others_calls;
 static _Thread_local int is_caller;
 
-/* jansson 2.14 does not check the growth of its lexer's buffer (load.c, lex_save), whose sizes are powers of two. */
+/* jansson 2.14 does not check the growth of its lexer's buffer (load.c, lex_save), whose sizes are powers of
+ * two. */
 static int is_unchecked(const void *caller, size_t bytes)
 {
     Dl_info info;
-    return bytes && !(bytes & (bytes - 1)) && dladdr(caller, &info) && info.dli_fname && strstr(info.dli_fname, "libjansson");
+    return bytes && !(bytes & (bytes - 1)) && dladdr(caller, &info) && info.dli_fname &&
+           strstr(info.dli_fname, "libjansson");
 }
 
 static int refused(void)
@@ -54,13 +57,20 @@ static void *counted(void *p)
 
 void *malloc(size_t bytes)
 {
-    if (atomic_load(&fails_at) && is_unchecked(__builtin_return_address(0), bytes)) return counted(__libc_malloc(bytes));
+    if (atomic_load(&fails_at) && is_unchecked(__builtin_return_address(0), bytes))
+        return counted(__libc_malloc(bytes));
     return refused() ? NULL : counted(__libc_malloc(bytes));
 }
 
 void *calloc(size_t n, size_t bytes) { return refused() ? NULL : counted(__libc_calloc(n, bytes)); }
-void *aligned_alloc(size_t align, size_t bytes) { return refused() ? NULL : counted(__libc_memalign(align, bytes)); }
-void *memalign(size_t align, size_t bytes) { return refused() ? NULL : counted(__libc_memalign(align, bytes)); }
+void *aligned_alloc(size_t align, size_t bytes)
+{
+    return refused() ? NULL : counted(__libc_memalign(align, bytes));
+}
+void *memalign(size_t align, size_t bytes)
+{
+    return refused() ? NULL : counted(__libc_memalign(align, bytes));
+}
 
 int posix_memalign(void **out, size_t align, size_t bytes)
 {
@@ -119,7 +129,8 @@ static int run(const char *model, const char *adapter, rc_msg *err)
     options.max_num_seqs = 4;
     options.threads = 2;
     if (mica_open(&options, &m, err) != RC_OK) return 1;
-    failed = ask(m, NULL, err) || mica_adapter_load(m, "adapter", adapter, err) != RC_OK || ask(m, "adapter", err);
+    failed =
+        ask(m, NULL, err) || mica_adapter_load(m, "adapter", adapter, err) != RC_OK || ask(m, "adapter", err);
     mica_close(m);
     return failed;
 }
@@ -133,7 +144,8 @@ static long allocations_of_steps(const char *model, const char *adapter)
     long before;
     options.model = model;
     options.kv_cache_memory_bytes = 1 << 20;
-    if (mica_open(&options, &m, &err) != RC_OK || mica_adapter_load(m, "adapter", adapter, &err) != RC_OK) return -1;
+    if (mica_open(&options, &m, &err) != RC_OK || mica_adapter_load(m, "adapter", adapter, &err) != RC_OK)
+        return -1;
     if (ask(m, "adapter", &err)) return -1;
     before = atomic_load(&others_calls);
     if (ask(m, "adapter", &err) || ask(m, NULL, &err)) return -1;
@@ -149,7 +161,8 @@ int main(int argc, char **argv)
     if (argc < 3 || stride < 1) return fprintf(stderr, "usage: %s MODEL ADAPTER [--stride N]\n", argv[0]), 1;
     is_caller = 1;
     if (allocations_of_steps(argv[1], argv[2]) != 0) return printf("a step allocated\n"), 1;
-    if (run(argv[1], argv[2], &err)) return fprintf(stderr, "%s\n", err.text), 1; /* what libraries keep is kept now */
+    if (run(argv[1], argv[2], &err))
+        return fprintf(stderr, "%s\n", err.text), 1; /* what libraries keep is kept now */
     before = atomic_load(&live);
     for (long n = 1;; n += stride) {
         atomic_store(&calls, 0);
@@ -159,7 +172,8 @@ int main(int argc, char **argv)
         long reached = atomic_load(&calls);
         atomic_store(&fails_at, 0);
         if (atomic_load(&live) != before) {
-            printf("allocation %ld refused: %ld allocations left over (%s)\n", n, atomic_load(&live) - before, err.text);
+            printf("allocation %ld refused: %ld allocations left over (%s)\n", n, atomic_load(&live) - before,
+                   err.text);
             return 1;
         }
         if (failed && !err.text[0]) return printf("allocation %ld refused: no word about it\n", n), 1;

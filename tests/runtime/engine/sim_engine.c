@@ -1,12 +1,11 @@
 /* The whole engine over a fake device, one seed at a time.
  *
  * Goal    Whatever the limits and whatever happens (arrivals, cancels, priorities, preemption, adapters that
- *         come, go, fail to load and share slots), every request ends exactly once, with the tokens that it gets
- *         when it runs alone, and nothing leaks.
- * Method  The fake device's tokens are hashes of what its K/V really holds (tests/support/fake_exec.h). Every
- *         ended choice is replayed by the definition alone. Block manager, registry and scheduler check their
- *         invariants after every step. Limits are small and drawn at random, as the events are.
- * usage   sim_engine [--steps N] [--seed S [--one]]
+ *         come, go, fail to load and share slots), every request ends exactly once, with the tokens that it
+ * gets when it runs alone, and nothing leaks. Method  The fake device's tokens are hashes of what its K/V
+ * really holds (tests/support/fake_exec.h). Every ended choice is replayed by the definition alone. Block
+ * manager, registry and scheduler check their invariants after every step. Limits are small and drawn at
+ * random, as the events are. usage   sim_engine [--steps N] [--seed S [--one]]
  */
 #include <stdlib.h>
 #include <string.h>
@@ -163,9 +162,11 @@ static void arrive(sim *s)
     adapter_content *adapter = NULL;
     rc_msg msg;
     if (q->request) return;
-    count = draw_prompt(s, q->prompt, s->o.max_model_len - 1 < PROMPT_MAX ? s->o.max_model_len - 1 : PROMPT_MAX);
+    count =
+        draw_prompt(s, q->prompt, s->o.max_model_len - 1 < PROMPT_MAX ? s->o.max_model_len - 1 : PROMPT_MAX);
     draw_request(s, q, count);
-    if (name < ADAPTERS && s->weights_of[name]) adapter = adapter_registry_find(rt_engine_adapters(s->engine), NAMES[name]);
+    if (name < ADAPTERS && s->weights_of[name])
+        adapter = adapter_registry_find(rt_engine_adapters(s->engine), NAMES[name]);
     q->weights = adapter ? s->weights_of[name] : 0;
     if (adapter && adapter_content_weights(adapter)->kind == ADAPTER_ALORA && !roll(s, 4)) {
         q->asked.has_activation = true;
@@ -198,7 +199,8 @@ static void change_adapter(sim *s)
     }
     int32_t invocation[2] = { (int32_t)roll(s, 3) + 1, (int32_t)roll(s, 3) + 1 };
     adapter_kind kind = roll(s, 3) ? ADAPTER_ALORA : ADAPTER_LORA;
-    adapter_weights *w = fake_weights(++s->weights_made, kind, invocation, kind == ADAPTER_ALORA ? roll(s, 3) : 0);
+    adapter_weights *w =
+        fake_weights(++s->weights_made, kind, invocation, kind == ADAPTER_ALORA ? roll(s, 3) : 0);
     if (adapter_registry_add(r, NAMES[i], w, &msg) == RC_OK) s->weights_of[i] = s->weights_made;
     else adapter_weights_free(w); /* contents_max */
 }
@@ -214,7 +216,8 @@ static void serve_jobs(sim *s)
     bool ok = roll(s, 16) > 0;
     s->jobs[i] = s->jobs[--s->jobs_count];
     if (job.evicts) s->exec.adapter_detach(s->exec.ctx, job.slot);
-    if (job.content && ok) RC_ASSERT(s->exec.adapter_attach(s->exec.ctx, job.slot, job.weights, NULL) == RC_OK);
+    if (job.content && ok)
+        RC_ASSERT(s->exec.adapter_attach(s->exec.ctx, job.slot, job.weights, NULL) == RC_OK);
     if (job.content && !ok) rt_engine_fail_adapter(s->engine, job.content);
     adapter_registry_job_done(r, &job, ok);
 }
@@ -253,8 +256,12 @@ static void open_sim(sim *s, uint64_t seed)
     fake_exec_create(&s->device, o->blocks_max, o->block_tokens, o->slots_max, VOCAB, o->rows_max, &s->exec);
     o->exec = s->exec;
     RC_ASSERT(rt_engine_create(o, &s->engine, &msg) == RC_OK);
-    s->limits = (rt_request_limits){ .vocab = VOCAB, .max_model_len = o->max_model_len, .engine_seed = seed, .eos = eos,
-                                     .eos_count = 1, .piece_max = 1 };
+    s->limits = (rt_request_limits){.vocab = VOCAB,
+                                    .max_model_len = o->max_model_len,
+                                    .engine_seed = seed,
+                                    .eos = eos,
+                                    .eos_count = 1,
+                                    .piece_max = 1};
 }
 
 static uint32_t unfinished(const sim *s)
@@ -290,7 +297,8 @@ static void close_sim(sim *s)
 }
 
 /* Steps run and choices ended by one seed. */
-static uint64_t run_seed(uint64_t seed, uint64_t events, uint64_t *ended, uint64_t *preempted, uint64_t *cached)
+static uint64_t run_seed(uint64_t seed, uint64_t events, uint64_t *ended, uint64_t *preempted,
+                         uint64_t *cached)
 {
     sim *s = malloc(sizeof *s);
     RC_ASSERT(s);
@@ -323,6 +331,7 @@ int main(int argc, char **argv)
     }
     fprintf(stderr, "\n");
     printf("%llu steps, %llu choices ended, %llu preemptions, %llu prompt tokens from the cache\n",
-           (unsigned long long)steps, (unsigned long long)ended, (unsigned long long)preempted, (unsigned long long)cached);
+           (unsigned long long)steps, (unsigned long long)ended, (unsigned long long)preempted,
+           (unsigned long long)cached);
     return ended == 0;
 }

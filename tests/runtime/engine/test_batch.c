@@ -13,7 +13,8 @@ enum { BLOCK = 16 };
 
 static rt_batch *make(void)
 {
-    rt_batch_options o = { .rows_max = 64, .seqs_max = 16, .blocks_max = 256, .block_tokens = BLOCK, .slots_max = 4 };
+    rt_batch_options o = {
+        .rows_max = 64, .seqs_max = 16, .blocks_max = 256, .block_tokens = BLOCK, .slots_max = 4};
     rt_batch *b;
     assert_int_equal(rt_batch_create(&o, &b, NULL), RC_OK);
     return b;
@@ -23,16 +24,22 @@ static int32_t TOKENS[512];
 
 static rt_batch_entry entry(const uint32_t *blocks, uint32_t blocks_count, uint32_t position, uint32_t rows)
 {
-    return (rt_batch_entry){ .tokens = TOKENS, .position = position, .rows = rows, .activation = ADAPTER_NEVER,
-                             .slot = ADAPTER_NO_SLOT, .blocks = blocks, .blocks_count = blocks_count,
-                             .first_logit = position + rows - 1 };
+    return (rt_batch_entry){.tokens = TOKENS,
+                            .position = position,
+                            .rows = rows,
+                            .activation = ADAPTER_NEVER,
+                            .slot = ADAPTER_NO_SLOT,
+                            .blocks = blocks,
+                            .blocks_count = blocks_count,
+                            .first_logit = position + rows - 1};
 }
 
 static void rows_of_base_are_in_no_segment_and_adapted_rows_are_sorted_by_slot(void **state)
 {
     uint32_t tables[] = { 1, 2, 3 };
     rt_batch *b = make();
-    rt_batch_entry base = entry(tables, 1, 0, 3), alora = entry(tables + 1, 1, 2, 4), lora = entry(tables + 2, 1, 0, 2);
+    rt_batch_entry base = entry(tables, 1, 0, 3), alora = entry(tables + 1, 1, 2, 4),
+                   lora = entry(tables + 2, 1, 0, 2);
     alora.slot = 2, alora.activation = 4;
     lora.slot = 1, lora.activation = 0;
     rt_batch_begin(b, tables);
@@ -59,7 +66,10 @@ static void sequences_are_grouped_where_most_blocks_are_read_once(void **state)
     rt_batch *b = make();
     for (uint32_t f = 0; f < 5; f++)
         for (uint32_t i = 0; i < 16; i++)
-            tables[f][i] = f == 4 ? 200 + i : i < 8 ? i : i < 12 ? 20 + 10 * (f / 2) + i - 8 : 100 + 10 * f + i - 12;
+            tables[f][i] = f == 4   ? 200 + i
+                           : i < 8  ? i
+                           : i < 12 ? 20 + 10 * (f / 2) + i - 8
+                                    : 100 + 10 * f + i - 12;
     rt_batch_begin(b, tables[0]);
     for (uint32_t i = 0; i < 5; i++) {
         rt_batch_entry e = entry(tables[order[i]], 14, 13 * BLOCK + i, 1);
@@ -94,7 +104,8 @@ static void a_group_shares_whole_tiles_before_all_of_its_rows(void **state)
     rt_batch_add(b, &y);
     const rt_step *s = rt_batch_end(b);
     assert_int_equal(s->kv.groups_count, 1);
-    assert_int_equal(s->kv.groups[0].shared_tokens, KV_TILE); /* five blocks are 80 positions: one tile of 64 */
+    assert_int_equal(s->kv.groups[0].shared_tokens,
+                     KV_TILE); /* five blocks are 80 positions: one tile of 64 */
     rt_batch_destroy(b);
     (void)state;
 }
