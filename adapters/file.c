@@ -37,8 +37,8 @@ static rc_code open_regular(const char *path, int *fd, size_t *count, rc_msg *ms
 
 rc_code adapter_file_map(const char *path, adapter_map *out, rc_msg *msg)
 {
-    int fd;
-    size_t count;
+    int fd = -1;
+    size_t count = 0;
     RC_TRY(open_regular(path, &fd, &count, msg));
     void *bytes = mmap(NULL, count, PROT_READ, MAP_PRIVATE, fd, 0);
     int error = errno;
@@ -69,8 +69,8 @@ static rc_code read_all(int fd, const char *path, char *text, size_t count, rc_m
 
 rc_code adapter_file_read(const char *path, size_t max, char **text, size_t *count, rc_msg *msg)
 {
-    int fd;
-    size_t bytes;
+    int fd = -1;
+    size_t bytes = 0;
     RC_TRY(open_regular(path, &fd, &bytes, msg));
     rc_code code;
     char *buffer = NULL;

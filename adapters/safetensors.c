@@ -212,7 +212,7 @@ static rc_code parse_header(adapter_st *st, const char *text, size_t count, cons
 static rc_code open_bytes(adapter_st *st, const void *bytes, size_t count, const char *label, rc_msg *msg)
 {
     st_source s = {.label = label};
-    uint64_t header_bytes;
+    uint64_t header_bytes = 0;
     RC_TRY(split_file(bytes, count, &s, &header_bytes, msg));
     RC_TRY(parse_header(st, (const char *)bytes + LENGTH_BYTES, (size_t)header_bytes, label, msg));
     RC_TRY(read_tensors(st, &s, msg));
