@@ -186,7 +186,8 @@ PRODUCTS = (["coffee machine", "floor lamp", "robot vacuum", "kettle", "bookshel
             ["dishwasher", "electric fireplace", "standing desk", "rice cooker", "baby monitor", "humidifier"])
 NAMES = (["Anna", "Ben", "Clara", "David", "Emil", "Fatma", "Greta", "Hugo"], ["Ines", "Jakob", "Kira", "Levin"])
 OPENINGS = (
-    ["Hello, this is {name}.", "Good morning!", "Hi there, I need some help.", "Hello, I have been a customer for years.",
+    ["Hello, this is {name}.", "Good morning!", "Hi there, I need some help.",
+     "Hello, I have been a customer for years.",
      "Hi, {name} here, I hope you are well.", "Good evening, I am not sure whether I am right here.",
      "Dear Northwind,", "Hello, I have got a question.", "Good afternoon, my name is {name}.", "Hey!"],
     ["Hello, my name is {name} and I have a question.", "Hi, I hope that somebody can help me.", "Dear team,"])

@@ -107,7 +107,7 @@ MODELS = [
         ],
     },
     {
-        "name": "hybrid", "about": "GraniteMoeHybrid, attention layers only, fused shared_mlp, layer_types of version 4",
+        "name": "hybrid", "about": "GraniteMoeHybrid, attention layers only, fused shared_mlp, spelling of version 4",
         "kind": "hybrid", "dtype": "BF16", "specials": GRANITE, "words": 20, "bos": None, "spelling": 4,
         "config": dict(hidden_size=40, intermediate_size=64, shared_intermediate_size=56, num_hidden_layers=2,
                        num_attention_heads=5, num_key_value_heads=1, vocab_size=280, tie_word_embeddings=True,
@@ -122,7 +122,7 @@ MODELS = [
         ],
     },
     {
-        "name": "hybrid-nope", "about": "GraniteMoeHybrid without rotary positions, layer_types of version 5, own head",
+        "name": "hybrid-nope", "about": "GraniteMoeHybrid without rotary positions, spelling of version 5, own head",
         "kind": "hybrid", "dtype": "F16", "specials": GRANITE, "words": 20, "bos": None, "spelling": 5,
         "config": dict(hidden_size=32, intermediate_size=64, shared_intermediate_size=45, num_hidden_layers=2,
                        num_attention_heads=4, num_key_value_heads=2, vocab_size=280, tie_word_embeddings=False,
