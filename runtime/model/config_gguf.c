@@ -24,20 +24,22 @@ static rc_code size_in(const gguf_fields *f, const char *name, uint32_t value, u
 {
     if (value >= 1 && value <= max) return RC_OK;
     return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                   "%.255s: %s.%s is %" PRIu32 ", expected an integer from 1 to %" PRIu32, f->label, f->arch, name,
-                   value, max);
+                   "%.255s: %s.%s is %" PRIu32 ", expected an integer from 1 to %" PRIu32, f->label, f->arch,
+                   name, value, max);
 }
 
 static rc_code size_of(const gguf_fields *f, const char *name, uint32_t max, uint32_t *out)
 {
     char key[KEY_BYTES_MAX];
     if (!rt_gguf_u32(f->g, key_of(f, name, key), out))
-        return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: %s is absent or no number, expected one from 1 to %" PRIu32,
-                       f->label, key, max);
+        return rc_fail(RC_INVALID_ARGUMENT, f->msg,
+                       "%.255s: %s is absent or no number, expected one from 1 to %" PRIu32, f->label, key,
+                       max);
     return size_in(f, name, *out, max);
 }
 
-static rc_code optional_size(const gguf_fields *f, const char *name, uint32_t fallback, uint32_t max, uint32_t *out)
+static rc_code optional_size(const gguf_fields *f, const char *name, uint32_t fallback, uint32_t max,
+                             uint32_t *out)
 {
     char key[KEY_BYTES_MAX];
     if (!rt_gguf_u32(f->g, key_of(f, name, key), out)) *out = fallback;
@@ -52,8 +54,8 @@ static rc_code number(const gguf_fields *f, const char *name, float fallback, fl
     *out = fallback;
     if (!rt_gguf_f32(f->g, key_of(f, name, key), &v)) return RC_OK;
     if (!isfinite(v))
-        return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: %s is %g, expected a finite number", f->label, key,
-                       (double)v);
+        return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: %s is %g, expected a finite number", f->label,
+                       key, (double)v);
     if (v != 0) *out = v;
     return RC_OK;
 }
@@ -63,10 +65,11 @@ static rc_code find_arch(gguf_fields *f)
     const char *text = "";
     size_t bytes = 0;
     bool found = rt_gguf_str(f->g, "general.architecture", &text, &bytes);
-    if (!found || !((bytes == 7 && memcmp(text, "granite", 7) == 0) || (bytes == 5 && memcmp(text, "llama", 5) == 0)))
+    if (!found ||
+        !((bytes == 7 && memcmp(text, "granite", 7) == 0) || (bytes == 5 && memcmp(text, "llama", 5) == 0)))
         return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                       "%.255s: general.architecture \"%.*s\" is not supported, expected granite or llama", f->label,
-                       (int)(bytes < 64 ? bytes : 64), text);
+                       "%.255s: general.architecture \"%.*s\" is not supported, expected granite or llama",
+                       f->label, (int)(bytes < 64 ? bytes : 64), text);
     memcpy(f->arch, text, bytes);
     f->arch[bytes] = 0;
     return RC_OK;
@@ -77,11 +80,12 @@ static rc_code find_vocab(const gguf_fields *f, rt_model_config *c)
 {
     const rt_gguf_tensor *t = rt_gguf_find(f->g, "token_embd.weight");
     if (!t || t->dims != 2)
-        return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: token_embd.weight is missing or no matrix", f->label);
+        return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: token_embd.weight is missing or no matrix",
+                       f->label);
     if (t->shape[1] < 1 || t->shape[1] > RT_VOCAB_MAX)
         return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                       "%.255s: token_embd.weight has %" PRIu64 " rows, expected 1 to %d", f->label, t->shape[1],
-                       RT_VOCAB_MAX);
+                       "%.255s: token_embd.weight has %" PRIu64 " rows, expected 1 to %d", f->label,
+                       t->shape[1], RT_VOCAB_MAX);
     c->vocab = (uint32_t)t->shape[1];
     return RC_OK;
 }
@@ -102,11 +106,13 @@ static rc_code parse_sizes(const gguf_fields *f, rt_model_config *c)
     if (value_dim != c->head_dim || rotated != c->head_dim)
         return rc_fail(RC_INVALID_ARGUMENT, f->msg,
                        "%.255s: attention.value_length %" PRIu32 " and rope.dimension_count %" PRIu32
-                       " must equal the head's %" PRIu32, f->label, value_dim, rotated, c->head_dim);
+                       " must equal the head's %" PRIu32,
+                       f->label, value_dim, rotated, c->head_dim);
     char key[KEY_BYTES_MAX];
     if (rt_gguf_u32(f->g, key_of(f, "expert_count", key), &experts) && experts)
-        return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: %s is %" PRIu32 ", expected 0 (experts are not supported)",
-                       f->label, key, experts);
+        return rc_fail(RC_INVALID_ARGUMENT, f->msg,
+                       "%.255s: %s is %" PRIu32 ", expected 0 (experts are not supported)", f->label, key,
+                       experts);
     return RC_OK;
 }
 
@@ -146,19 +152,21 @@ static rc_code parse_rope(const gguf_fields *f, rt_model_config *c)
     (void)rt_gguf_str(f->g, key_of(f, "rope.scaling.type", key), &type, &bytes);
     bool none = bytes == 4 && memcmp(type, "none", 4) == 0;
     if (!none && !(bytes == 6 && memcmp(type, "linear", 6) == 0))
-        return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: %s \"%.*s\" is not supported, expected none or linear",
-                       f->label, key, (int)(bytes < 64 ? bytes : 64), type);
-    if (theta <= 0 || factor <= 0 || attention != 1)
         return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                       "%.255s: rope.freq_base %g, rope.scaling.factor %g, rope.scaling.attn_factor %g: expected "
-                       "numbers above 0 and a last one of 1", f->label, (double)theta, (double)factor,
-                       (double)attention);
+                       "%.255s: %s \"%.*s\" is not supported, expected none or linear", f->label, key,
+                       (int)(bytes < 64 ? bytes : 64), type);
+    if (theta <= 0 || factor <= 0 || attention != 1)
+        return rc_fail(
+            RC_INVALID_ARGUMENT, f->msg,
+            "%.255s: rope.freq_base %g, rope.scaling.factor %g, rope.scaling.attn_factor %g: expected "
+            "numbers above 0 and a last one of 1",
+            f->label, (double)theta, (double)factor, (double)attention);
     bool has_factors = rt_gguf_find(f->g, "rope_freqs.weight") != NULL;
     bool scales = !none && factor != 1;
     if (has_factors && scales)
         return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                       "%.255s: rope_freqs.weight together with %s.rope.scaling.factor is not supported", f->label,
-                       f->arch);
+                       "%.255s: rope_freqs.weight together with %s.rope.scaling.factor is not supported",
+                       f->label, f->arch);
     c->rope_theta = theta;
     c->rope_factor = scales ? factor : 1;
     c->rope_kind = has_factors ? RT_ROPE_FACTORS : scales ? RT_ROPE_LINEAR : RT_ROPE_DEFAULT;

@@ -100,7 +100,8 @@ rc_code rt__field_fail(const rt__fields *f, const char *key, const json_t *value
 {
     char text[VALUE_BYTES_MAX];
     quote_value(value, text);
-    return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: %s is %s, expected %s", f->label, key, text, expected);
+    return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: %s is %s, expected %s", f->label, key, text,
+                   expected);
 }
 
 rc_code rt__field_u32(const rt__fields *f, const char *key, uint32_t fallback, uint32_t min, uint32_t max,

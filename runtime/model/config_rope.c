@@ -37,8 +37,10 @@ static rc_code check_flat(const rt__fields *rope)
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)rope->object, key, v)
+    {
         if (json_is_object(v) || json_is_array(v))
             return rt__field_fail(rope, key, v, "a number (parameters per layer type are not supported)");
+    }
     return RC_OK;
 }
 
@@ -82,8 +84,8 @@ static rc_code parse_kind(const rt__fields *config, const rt__fields *rope, rt_m
         return parse_llama3(config, rope, c);
     }
     return rc_fail(RC_INVALID_ARGUMENT, rope->msg,
-                   "%.255s: rope_type \"%.64s\" is not supported, expected default, linear or llama3", rope->label,
-                   kind);
+                   "%.255s: rope_type \"%.64s\" is not supported, expected default, linear or llama3",
+                   rope->label, kind);
 }
 
 rc_code rt__config_rope(const rt__fields *f, rt_model_config *c)

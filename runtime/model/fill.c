@@ -26,7 +26,8 @@ typedef struct fill_run {
 
 static uint32_t chunk_rows(const rt_fill *f)
 {
-    uint64_t rows = CHUNK_BYTES / ((uint64_t)f->k * rc_dtype_bytes(f->stored)) / RT_FILL_GROUP * RT_FILL_GROUP;
+    uint64_t rows =
+        CHUNK_BYTES / ((uint64_t)f->k * rc_dtype_bytes(f->stored)) / RT_FILL_GROUP * RT_FILL_GROUP;
     return rows < RT_FILL_GROUP ? RT_FILL_GROUP : rows > f->n ? f->n : (uint32_t)rows;
 }
 
@@ -64,8 +65,9 @@ static void stage_row(const rt_fill *f, uint32_t row, float *out)
     rt__tensor_row(&f->tensors[part], rt__stored_row(&p, row), out);
 }
 
-/* Rows from `row` on that the backend can read from the file itself: whole groups, or up to the matrix's end. */
-static uint32_t direct_rows(const rt_fill *f, uint32_t row, uint32_t end, const unsigned char **src, rc_dtype *type)
+/* Rows from `row` on that the backend can read from the file itself: whole groups, or all up to the end. */
+static uint32_t direct_rows(const rt_fill *f, uint32_t row, uint32_t end, const unsigned char **src,
+                            rc_dtype *type)
 {
     if (!f->parts_count) return 0;
     uint32_t within = row, part = part_of(f, &within), rows = f->part_rows[part] - within;
@@ -109,8 +111,10 @@ static void fill_chunk(fill_run *r, uint64_t chunk, float *scratch)
     uint32_t low = 0, high = r->count; /* first_chunk[low] <= chunk < first_chunk[high] */
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
-        if (r->first_chunk[middle] <= chunk) low = middle;
-        else high = middle;
+        if (r->first_chunk[middle] <= chunk)
+            low = middle;
+        else
+            high = middle;
     }
     const rt_fill *f = &r->fills[low];
     uint32_t rows = chunk_rows(f), row = (uint32_t)(chunk - r->first_chunk[low]) * rows;
@@ -130,7 +134,8 @@ static void fill_task(void *arg, uint32_t part, uint32_t parts)
         if (chunk >= r->first_chunk[r->count]) return;
         fill_chunk(r, chunk, scratch);
         if (part == 0 && r->progress)
-            r->progress(r->progress_ctx, atomic_load_explicit(&r->done_bytes, memory_order_relaxed), r->total_bytes);
+            r->progress(r->progress_ctx, atomic_load_explicit(&r->done_bytes, memory_order_relaxed),
+                        r->total_bytes);
     }
 }
 
@@ -139,8 +144,12 @@ rc_code rt__fill_all(const rt_fill *fills, uint32_t count, const rt_backend *bac
 {
     uint32_t k_max = 0, parts = rt_pool_threads(pool);
     uint64_t *first_chunk = calloc((size_t)count + 1, sizeof *first_chunk);
-    fill_run r = {.fills = fills, .first_chunk = first_chunk, .count = count, .backend = backend,
-                  .progress = progress, .progress_ctx = progress_ctx};
+    fill_run r = {.fills = fills,
+                  .first_chunk = first_chunk,
+                  .count = count,
+                  .backend = backend,
+                  .progress = progress,
+                  .progress_ctx = progress_ctx};
     for (uint32_t i = 0; first_chunk && i < count; i++) {
         uint32_t rows = chunk_rows(&fills[i]);
         first_chunk[i + 1] = first_chunk[i] + (fills[i].n + rows - 1) / rows;

@@ -30,8 +30,8 @@ typedef struct rt_fill {
 } rt_fill;
 
 /* Errors RESOURCE_EXHAUSTED: no memory for the threads' scratch rows. */
-RC_MUST_CHECK rc_code rt__fill_all(const rt_fill *fills, uint32_t count, const rt_backend *backend, rt_pool *pool,
-                                   rt_progress progress, void *progress_ctx, rc_msg *msg);
+RC_MUST_CHECK rc_code rt__fill_all(const rt_fill *fills, uint32_t count, const rt_backend *backend,
+                                   rt_pool *pool, rt_progress progress, void *progress_ctx, rc_msg *msg);
 
 /* One dummy row. */
 void rt__dummy_row(uint64_t seed, uint32_t row, uint32_t columns, float bound, float *out);

@@ -3,8 +3,8 @@
 
 static void norm_rows(const rt_model *m, const float *weight, uint32_t rows)
 {
-    m->backend->rms_norm(m->device, m->h, m->plan.h_stride, weight, m->config.rms_epsilon, rows, m->config.hidden,
-                         m->a, m->plan.a_stride);
+    m->backend->rms_norm(m->device, m->h, m->plan.h_stride, weight, m->config.rms_epsilon, rows,
+                         m->config.hidden, m->a, m->plan.a_stride);
 }
 
 /* b = a W^T (+ bias) (+ adapters) */
@@ -26,8 +26,8 @@ static void product(const rt_model *m, const rt_step *step, uint32_t layer, uint
 /* h += residual_multiplier * b */
 static void add_residual(const rt_model *m, uint32_t rows)
 {
-    m->backend->add_scaled(m->device, m->h, m->plan.h_stride, m->b, m->plan.b_stride, m->config.residual_multiplier,
-                           rows, m->config.hidden);
+    m->backend->add_scaled(m->device, m->h, m->plan.h_stride, m->b, m->plan.b_stride,
+                           m->config.residual_multiplier, rows, m->config.hidden);
 }
 
 static void rotate(const rt_model *m, const rt_step *step, float *q, float *k)
@@ -98,8 +98,8 @@ void rt_model_forward(rt_model *m, const rt_step *step)
 {
     check_step(m, step);
     if (!step->rows) return;
-    m->backend->embed(m->device, m->weights.embedding, step->tokens, step->rows, m->config.embedding_multiplier, m->h,
-                      m->plan.h_stride);
+    m->backend->embed(m->device, m->weights.embedding, step->tokens, step->rows,
+                      m->config.embedding_multiplier, m->h, m->plan.h_stride);
     for (uint32_t layer = 0; layer < m->config.layers; layer++) {
         attend(m, step, layer);
         feed_forward(m, step, layer);
@@ -111,9 +111,9 @@ static void norm_logit_rows(const rt_model *m, const uint32_t *rows, uint32_t co
 {
     for (uint32_t i = 0, run; i < count; i += run) {
         for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) run++;
-        m->backend->rms_norm(m->device, m->h + rows[i] * m->plan.h_stride, m->plan.h_stride, m->weights.final_norm,
-                             m->config.rms_epsilon, run, m->config.hidden, m->normed + i * m->plan.normed_stride,
-                             m->plan.normed_stride);
+        m->backend->rms_norm(m->device, m->h + rows[i] * m->plan.h_stride, m->plan.h_stride,
+                             m->weights.final_norm, m->config.rms_epsilon, run, m->config.hidden,
+                             m->normed + i * m->plan.normed_stride, m->plan.normed_stride);
     }
 }
 

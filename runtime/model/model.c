@@ -4,10 +4,19 @@
 #include "runtime/model/model_internal.h"
 #include "runtime/model/rope_table.h"
 
-static size_t padded(size_t floats) { return (floats + 15) / 16 * 16; }
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static size_t padded(size_t floats)
+{
+    return (floats + 15) / 16 * 16;
+}
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
 
-static size_t qkv_width(const rt_model_config *c) { return ((size_t)c->heads + 2 * c->kv_heads) * c->head_dim; }
+static size_t qkv_width(const rt_model_config *c)
+{
+    return ((size_t)c->heads + 2 * c->kv_heads) * c->head_dim;
+}
 
 uint32_t rt_model_width_max(const rt_model_config *c)
 {
@@ -72,8 +81,9 @@ rc_code rt_model_probe(const rt_model_options *o, const rt_backend *backend, rt_
 {
     rt_source *s;
     if (!o->dtype_auto && o->dtype != RC_F32 && o->dtype != RC_BF16)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "dtype %d, expected float32 or bfloat16", (int)o->dtype), msg,
-                        "dtype");
+        return rc_about(
+            rc_fail(RC_INVALID_ARGUMENT, msg, "dtype %d, expected float32 or bfloat16", (int)o->dtype), msg,
+            "dtype");
     RC_TRY(rt__source_open(o->path, o->dummy, &s, msg));
     rc_code code = probe_source(o, s, backend, info, msg);
     rt__source_close(s);
@@ -107,7 +117,8 @@ static rc_code read_rope_factors(const rt_source *s, const rt_model_config *c, f
     rt__tensor_row(&t, 0, factors);
     for (uint32_t i = 0; i < c->head_dim / 2; i++)
         if (!isfinite(factors[i]) || factors[i] <= 0)
-            return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: rope_freqs.weight[%" PRIu32 "] is %g, expected above 0",
+            return rc_fail(RC_INVALID_ARGUMENT, msg,
+                           "%.255s: rope_freqs.weight[%" PRIu32 "] is %g, expected above 0",
                            rt__source_path(s), i, (double)factors[i]);
     return RC_OK;
 }
@@ -146,8 +157,8 @@ static rc_code load(rt_model *m, const rt_model_options *o, const rt_source *s, 
     RC_TRY(create_buffer(m, msg));
     RC_TRY(fill_rope(m, s, pool, msg));
     RC_TRY(rt__weights_resolve(s, &m->config, dtype, m->backend, o->seed, &list, msg));
-    rc_code code = rt__weights_load(s, &m->config, &list, m->backend, m->device, pool, o->progress, o->progress_ctx,
-                                    &m->weights, msg);
+    rc_code code = rt__weights_load(s, &m->config, &list, m->backend, m->device, pool, o->progress,
+                                    o->progress_ctx, &m->weights, msg);
     rt__weight_list_free(&list);
     return code;
 }
@@ -176,7 +187,10 @@ rc_code rt_model_open(const rt_model_options *o, const rt_model_info *info, cons
 
     rt_model *m = calloc(1, sizeof *m);
     if (!m) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to open it", o->path);
-    *m = (rt_model){.config = *c, .limits = *limits, .backend = backend, .device = device,
+    *m = (rt_model){.config = *c,
+                    .limits = *limits,
+                    .backend = backend,
+                    .device = device,
                     .plan = plan_activations(c, limits)};
     rc_code code = open_source(o, info, &s, msg);
     if (code == RC_OK) code = rt_pool_create(o->threads ? o->threads : rt_pool_cores(), &pool, msg);

@@ -18,9 +18,15 @@ static const struct {
 enum { FAMILIES = sizeof families / sizeof *families };
 
 /* Keys that change the result of some model and that nothing here computes. */
-static const char *const refused[] = {"quantization_config",     "compression_config", "attn_logit_softcapping",
-                                      "final_logit_softcapping", "qk_norm",            "use_qk_norm",
-                                      "no_rope_layers",          "num_experts",        "layer_rope_theta"};
+static const char *const refused[] = {"quantization_config",
+                                      "compression_config",
+                                      "attn_logit_softcapping",
+                                      "final_logit_softcapping",
+                                      "qk_norm",
+                                      "use_qk_norm",
+                                      "no_rope_layers",
+                                      "num_experts",
+                                      "layer_rope_theta"};
 
 bool rt__field_off(const rt__fields *f, const char *key)
 {
@@ -97,8 +103,8 @@ static rc_code parse_dtype(const rt__fields *f, rt_model_config *c)
     static const struct {
         const char *name;
         rc_dtype dtype;
-    } names[] = {{"float32", RC_F32}, {"float", RC_F32},  {"float16", RC_F16},
-                 {"half", RC_F16},    {"bfloat16", RC_BF16}};
+    } names[] = {
+        {"float32", RC_F32}, {"float", RC_F32}, {"float16", RC_F16}, {"half", RC_F16}, {"bfloat16", RC_BF16}};
     const char *key = rt__field(f, "dtype") ? "dtype" : "torch_dtype", *text = NULL;
     RC_TRY(rt__field_text(f, key, &text));
     c->checkpoint_dtype = RC_BF16;
@@ -118,8 +124,8 @@ static rc_code check_activation(const rt__fields *f)
     const char *act = NULL;
     RC_TRY(rt__field_text(f, "hidden_act", &act));
     if (!act || strcmp(act, "silu") == 0 || strcmp(act, "swish") == 0) return RC_OK;
-    return rc_fail(RC_INVALID_ARGUMENT, f->msg, "%.255s: hidden_act \"%.64s\" is not supported, expected silu",
-                   f->label, act);
+    return rc_fail(RC_INVALID_ARGUMENT, f->msg,
+                   "%.255s: hidden_act \"%.64s\" is not supported, expected silu", f->label, act);
 }
 
 /* A window as long as the context, or one that is switched off, changes nothing. */
@@ -149,8 +155,8 @@ static rc_code check_layer_types(const rt__fields *f, config_family family, cons
         const char *type = json_string_value(entry);
         if (type && (strcmp(type, "attention") == 0 || strcmp(type, "full_attention") == 0)) continue;
         return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                       "%.255s: %s[%zu] is \"%.64s\", which is not supported, expected attention", f->label, key, i,
-                       type ? type : "no string");
+                       "%.255s: %s[%zu] is \"%.64s\", which is not supported, expected attention", f->label,
+                       key, i, type ? type : "no string");
     }
     return RC_OK;
 }
@@ -162,8 +168,8 @@ static rc_code parse_hybrid(const rt__fields *f, rt_model_config *c)
     RC_TRY(rt__field_u32(f, "num_local_experts", 8, 0, UINT32_MAX, &experts));
     if (experts)
         return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                       "%.255s: num_local_experts is %" PRIu32 "%s, expected 0 (experts are not supported)", f->label,
-                       experts, rt__field(f, "num_local_experts") ? "" : " (absent)");
+                       "%.255s: num_local_experts is %" PRIu32 "%s, expected 0 (experts are not supported)",
+                       f->label, experts, rt__field(f, "num_local_experts") ? "" : " (absent)");
     c->fused_mlp = true;
     RC_TRY(rt__field_text(f, "position_embedding_type", &kind));
     if (!kind || strcmp(kind, "nope") == 0) {
@@ -172,8 +178,8 @@ static rc_code parse_hybrid(const rt__fields *f, rt_model_config *c)
     }
     if (strcmp(kind, "rope") == 0) return rt__config_rope(f, c);
     return rc_fail(RC_INVALID_ARGUMENT, f->msg,
-                   "%.255s: position_embedding_type \"%.64s\" is not supported, expected rope or nope", f->label,
-                   kind);
+                   "%.255s: position_embedding_type \"%.64s\" is not supported, expected rope or nope",
+                   f->label, kind);
 }
 
 static rc_code parse_plain(const rt__fields *f, rt_model_config *c)
@@ -210,7 +216,8 @@ static rc_code parse_eos(const rt__fields *f, rt_model_config *c)
 static rc_code parse_special_tokens(const rt__fields *f, rt_model_config *c)
 {
     const json_t *bos = json_object_get(f->object, "bos_token_id");
-    if (bos && !json_is_null(bos) && !is_token_id(bos)) return rt__field_fail(f, "bos_token_id", bos, "a token id");
+    if (bos && !json_is_null(bos) && !is_token_id(bos))
+        return rt__field_fail(f, "bos_token_id", bos, "a token id");
     c->bos = !bos ? 1 : json_is_null(bos) ? -1 : (int32_t)json_integer_value(bos);
     if (json_object_get(f->object, "eos_token_id")) return parse_eos(f, c);
     c->eos_count = 1;
@@ -222,14 +229,15 @@ rc_code rt__config_check(const rt_model_config *c, const char *where, rc_msg *ms
 {
     if (c->heads % c->kv_heads)
         return rc_fail(RC_INVALID_ARGUMENT, msg,
-                       "%.255s: %" PRIu32 " attention heads are no multiple of %" PRIu32 " key/value heads", where,
-                       c->heads, c->kv_heads);
+                       "%.255s: %" PRIu32 " attention heads are no multiple of %" PRIu32 " key/value heads",
+                       where, c->heads, c->kv_heads);
     if (c->head_dim == 0 || c->head_dim % 2 || c->head_dim > RT_HEAD_DIM_MAX)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: head_dim is %" PRIu32 ", expected an even number up to %d",
-                       where, c->head_dim, RT_HEAD_DIM_MAX);
+        return rc_fail(RC_INVALID_ARGUMENT, msg,
+                       "%.255s: head_dim is %" PRIu32 ", expected an even number up to %d", where,
+                       c->head_dim, RT_HEAD_DIM_MAX);
     if (!(c->rms_epsilon >= 0))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: rms_norm_eps is %g, expected a number from 0", where,
-                       (double)c->rms_epsilon);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: rms_norm_eps is %g, expected a number from 0",
+                       where, (double)c->rms_epsilon);
     return RC_OK;
 }
 
@@ -254,7 +262,8 @@ static rc_code parse_config(const rt__fields *f, rt_model_config *c)
     return family == HYBRID ? parse_hybrid(f, c) : parse_plain(f, c);
 }
 
-static rc_code parse_generation(const char *json, size_t bytes, const char *label, rt_model_config *c, rc_msg *msg)
+static rc_code parse_generation(const char *json, size_t bytes, const char *label, rt_model_config *c,
+                                rc_msg *msg)
 {
     json_t *root;
     char where[PATH_BYTES_MAX];

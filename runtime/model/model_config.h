@@ -29,7 +29,7 @@ enum {
     RT_POSITIONS_MAX = 1 << 30
 };
 
-/* FACTORS: default frequencies, each divided by a number of the checkpoint's own (GGUF: rope_freqs.weight). */
+/* FACTORS: default frequencies, each divided by one of the checkpoint's own (GGUF: rope_freqs.weight). */
 typedef enum rt_rope_kind {
     RT_ROPE_NONE = 1,
     RT_ROPE_DEFAULT,
@@ -39,16 +39,16 @@ typedef enum rt_rope_kind {
 } rt_rope_kind;
 
 typedef struct rt_model_config {
-    char arch[64];           /* "GraniteForCausalLM", or GGUF's "granite" */
+    char arch[64]; /* "GraniteForCausalLM", or GGUF's "granite" */
     uint32_t vocab, hidden, layers, heads, kv_heads, head_dim, ffn;
-    uint32_t positions_max;  /* max_position_embeddings */
+    uint32_t positions_max; /* max_position_embeddings */
     float rms_epsilon;
     float embedding_multiplier, attention_multiplier, residual_multiplier;
-    float logits_scaling;    /* logits are divided by it */
-    bool tied_head;          /* the head is the embedding */
-    bool attention_bias;     /* q, k, v and o have biases */
+    float logits_scaling; /* logits are divided by it */
+    bool tied_head;       /* the head is the embedding */
+    bool attention_bias;  /* q, k, v and o have biases */
     bool mlp_bias;
-    bool fused_mlp;          /* shared_mlp.input_linear / output_linear (GraniteMoeHybrid) */
+    bool fused_mlp;            /* shared_mlp.input_linear / output_linear (GraniteMoeHybrid) */
     rc_dtype checkpoint_dtype; /* torch_dtype / dtype; RC_BF16 where it is not said */
     bool dtype_said;
     rt_rope_kind rope_kind;

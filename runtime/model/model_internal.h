@@ -1,7 +1,7 @@
 /* runtime/model/model_internal.h - an open model: weights, and the buffers of a forward pass.
  *
  *     h  [rows][hidden]                    the residual stream
- *     a  [rows][hidden | q | ffn]          what the next product reads: a norm, attention's or swiglu's output
+ *     a  [rows][hidden | q | ffn]          what the next product reads
  *     b  [rows][q|k|v | gate|up | hidden]  what a product wrote
  *     normed [logits_max][hidden], logits [logits_max][vocab]
  *     cos, sin [positions_max][head_dim/2]

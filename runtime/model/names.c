@@ -63,7 +63,8 @@ static void plan_down(const rt_model_config *c, bool gguf, uint32_t layer, rt_ma
     add_layer_part(plan, gguf, layer, name, c->hidden, 0);
 }
 
-void rt__plan_linear(const rt_model_config *c, bool gguf, uint32_t layer, uint32_t linear, rt_matrix_plan *plan)
+void rt__plan_linear(const rt_model_config *c, bool gguf, uint32_t layer, uint32_t linear,
+                     rt_matrix_plan *plan)
 {
     *plan = (rt_matrix_plan){.has_bias = linear <= RT_LINEAR_O ? c->attention_bias : c->mlp_bias};
     switch (linear) {
@@ -110,8 +111,11 @@ void rt_model_adapter_shape(const rt_model_config *c, adapter_shape *shape)
     const adapter_module fused[] = {{"shared_mlp.input_linear", RT_LINEAR_GATE_UP, e, 2 * f, 0},
                                     {"shared_mlp.output_linear", RT_LINEAR_DOWN, f, e, 0}};
     uint32_t mlp_count = c->fused_mlp ? 2 : 3, rank_max = shape->rank_max;
-    *shape = (adapter_shape){.layer_prefix = "model.layers.", .layers = c->layers, .vocab = c->vocab,
-                             .modules_count = 4 + mlp_count, .rank_max = rank_max};
+    *shape = (adapter_shape){.layer_prefix = "model.layers.",
+                             .layers = c->layers,
+                             .vocab = c->vocab,
+                             .modules_count = 4 + mlp_count,
+                             .rank_max = rank_max};
     memcpy(shape->modules, attention, sizeof attention);
     memcpy(shape->modules + 4, c->fused_mlp ? fused : split, mlp_count * sizeof *split);
 }

@@ -38,7 +38,8 @@ typedef struct rt_matrix_plan {
 void rt__plan_embedding(const rt_model_config *c, bool gguf, rt_matrix_plan *plan);
 void rt__plan_head(const rt_model_config *c, bool gguf, rt_matrix_plan *plan);
 /* linear: RT_LINEAR_QKV .. RT_LINEAR_DOWN */
-void rt__plan_linear(const rt_model_config *c, bool gguf, uint32_t layer, uint32_t linear, rt_matrix_plan *plan);
+void rt__plan_linear(const rt_model_config *c, bool gguf, uint32_t layer, uint32_t linear,
+                     rt_matrix_plan *plan);
 
 /* Names of the norm vectors, all [hidden]. */
 void rt__name_final_norm(bool gguf, char name[RT_NAME_BYTES_MAX]);

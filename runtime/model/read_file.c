@@ -37,8 +37,8 @@ rc_code rt__read_file(const char *path, size_t bytes_max, char **bytes, size_t *
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return rc_fail(errno == ENOENT || errno == ENOTDIR ? RC_NOT_FOUND : RC_INTERNAL, msg, "%.255s: %s", path,
-                       strerror(errno));
+        return rc_fail(errno == ENOENT || errno == ENOTDIR ? RC_NOT_FOUND : RC_INTERNAL, msg, "%.255s: %s",
+                       path, strerror(errno));
     rc_code code = read_all(fd, path, bytes_max, bytes, count, msg);
     close(fd);
     return code;

@@ -16,19 +16,19 @@ static void print_shape(const rt_tensor *t, char out[SHAPE_BYTES_MAX])
         snprintf(out, SHAPE_BYTES_MAX, "of %" PRIu32 " dimensions", t->dims);
 }
 
-static rc_code find_tensor(const rt_source *s, const char *name, uint32_t dims, uint64_t rows, uint64_t columns,
-                           rt_tensor *out, rc_msg *msg)
+static rc_code find_tensor(const rt_source *s, const char *name, uint32_t dims, uint64_t rows,
+                           uint64_t columns, rt_tensor *out, rc_msg *msg)
 {
     rt_tensor expected = {.dims = dims, .rows = rows, .columns = columns};
     char seen_text[SHAPE_BYTES_MAX], expected_text[SHAPE_BYTES_MAX];
     print_shape(&expected, expected_text);
     if (!rt__source_find(s, name, out))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: tensor %s is missing, expected shape %s", rt__source_path(s),
-                       name, expected_text);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: tensor %s is missing, expected shape %s",
+                       rt__source_path(s), name, expected_text);
     print_shape(out, seen_text);
     if (out->dims != dims || out->columns != columns || (dims == 2 && out->rows != rows))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: tensor %s has shape %s, expected %s", rt__source_path(s),
-                       name, seen_text, expected_text);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: tensor %s has shape %s, expected %s",
+                       rt__source_path(s), name, seen_text, expected_text);
     if (!rt__tensor_readable(out))
         return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: tensor %s is %.32s, which is not supported%s",
                        rt__source_path(s), name, out->type_name,
@@ -45,7 +45,8 @@ void rt__settle_head(const rt_source *s, rt_model_config *config)
 {
     rt_tensor a, b;
     if (!config->tied_head || rt__source_is_gguf(s)) return;
-    if (!rt__source_find(s, "model.embed_tokens.weight", &a) || !rt__source_find(s, "lm_head.weight", &b)) return;
+    if (!rt__source_find(s, "model.embed_tokens.weight", &a) || !rt__source_find(s, "lm_head.weight", &b))
+        return;
     bool equal = a.dtype && a.dtype == b.dtype && a.dims == 2 && b.dims == 2 && a.rows == b.rows &&
                  a.columns == b.columns && memcmp(a.data, b.data, a.rows * a.row_bytes) == 0;
     config->tied_head = equal;
@@ -71,7 +72,8 @@ static rc_code check_biases(const rt_source *s, const rt_matrix_plan *plan, rc_m
     return RC_OK;
 }
 
-static rc_code resolve_matrix(const rt_source *s, const rt_matrix_plan *plan, rc_dtype dtype, rt_fill *f, rc_msg *msg)
+static rc_code resolve_matrix(const rt_source *s, const rt_matrix_plan *plan, rc_dtype dtype, rt_fill *f,
+                              rc_msg *msg)
 {
     char name[RT_NAME_BYTES_MAX + 8];
     *f = (rt_fill){.n = plan->n, .k = plan->k};
@@ -152,13 +154,14 @@ static size_t vector_bytes(const rt_model_config *c)
     return (floats * c->layers + c->hidden) * sizeof(float);
 }
 
-rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, rc_dtype dtype, const rt_backend *backend,
-                            uint64_t dummy_seed, rt_weight_list *out, rc_msg *msg)
+rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, rc_dtype dtype,
+                            const rt_backend *backend, uint64_t dummy_seed, rt_weight_list *out, rc_msg *msg)
 {
     rt_weight_list list = {.count = c->layers * RT_LINEARS + (c->tied_head ? 1 : 2)};
     list.fills = calloc(list.count, sizeof *list.fills);
     if (!list.fills)
-        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to list its tensors", rt__source_path(s));
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to list its tensors",
+                       rt__source_path(s));
     rc_code code = resolve_all(s, c, dtype, &list, msg);
     if (code != RC_OK) {
         rt__weight_list_free(&list);

@@ -11,7 +11,8 @@
 
 #include "runtime/model/model_config.h"
 
-/* inv_freq [head_dim / 2]. factors [head_dim / 2] with RT_ROPE_FACTORS, else NULL. Needs a kind other than NONE. */
+/* inv_freq [head_dim / 2]. factors [head_dim / 2] with RT_ROPE_FACTORS, else NULL. Needs a kind other than
+ * NONE. */
 void rt__rope_frequencies(const rt_model_config *c, const float *factors, float *inv_freq);
 
 /* cos, sin [rows][half] of positions first .. first + rows. */

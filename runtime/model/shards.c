@@ -24,7 +24,8 @@ struct rt_shards {
 static rc_code join(const char *directory, const char *name, char path[PATH_BYTES_MAX], rc_msg *msg)
 {
     if (snprintf(path, PATH_BYTES_MAX, "%s/%s", directory, name) < PATH_BYTES_MAX) return RC_OK;
-    return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: the path is longer than %d bytes", directory, PATH_BYTES_MAX);
+    return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: the path is longer than %d bytes", directory,
+                   PATH_BYTES_MAX);
 }
 
 static shard *find_shard(const rt_shards *s, const char *name)
@@ -37,7 +38,8 @@ static shard *find_shard(const rt_shards *s, const char *name)
 static rc_code add_shard(rt_shards *s, const char *name, rc_msg *msg)
 {
     if (s->count == RT_SHARDS_MAX)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: more than %d safetensors files", s->directory, RT_SHARDS_MAX);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: more than %d safetensors files", s->directory,
+                       RT_SHARDS_MAX);
     snprintf(s->shards[s->count++].name, NAME_BYTES_MAX, "%s", name);
     return RC_OK;
 }
@@ -56,9 +58,10 @@ static rc_code list_from_index(rt_shards *s, json_t *index, const char *label, r
     {
         const char *name = json_string_value(file);
         if (!is_plain_name(name))
-            return rc_fail(RC_INVALID_ARGUMENT, msg,
-                           "%.255s: weight_map of %.64s is \"%.64s\", expected the name of a file in this directory",
-                           label, tensor, name ? name : "no string");
+            return rc_fail(
+                RC_INVALID_ARGUMENT, msg,
+                "%.255s: weight_map of %.64s is \"%.64s\", expected the name of a file in this directory",
+                label, tensor, name ? name : "no string");
         if (!find_shard(s, name)) RC_TRY(add_shard(s, name, msg));
     }
     s->weight_map = json_incref(map);
@@ -120,7 +123,8 @@ static rc_code check_unique(const rt_shards *s, uint32_t last, rc_msg *msg)
         for (uint32_t i = 0; i < last; i++)
             if (adapter_st_find(s->shards[i].st, adapter_st_at(st, t)->name))
                 return rc_fail(RC_INVALID_ARGUMENT, msg, "%.200s: tensor %.128s is in %.64s and in %.64s",
-                               s->directory, adapter_st_at(st, t)->name, s->shards[i].name, s->shards[last].name);
+                               s->directory, adapter_st_at(st, t)->name, s->shards[i].name,
+                               s->shards[last].name);
     return RC_OK;
 }
 

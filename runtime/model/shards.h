@@ -16,7 +16,7 @@ typedef struct rt_shards rt_shards;
 
 /* directory is borrowed until close. */
 RC_MUST_CHECK rc_code rt__shards_open(const char *directory, rt_shards **out, rc_msg *msg);
-void rt__shards_close(rt_shards *s); /* NULL is allowed */
+void rt__shards_close(rt_shards *s);                                         /* NULL is allowed */
 const adapter_tensor *rt__shards_find(const rt_shards *s, const char *name); /* NULL: none */
 
 #endif

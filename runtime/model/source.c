@@ -33,7 +33,8 @@ static rc_code read_configs(rt_source *s, rc_msg *msg)
     rc_code code = join(s->path, "generation_config.json", path, msg);
     if (code == RC_OK) code = rt__read_file(path, CONFIG_BYTES_MAX, &generation, &generation_bytes, msg);
     if (code == RC_OK || code == RC_NOT_FOUND)
-        code = rt_model_config_parse(config, config_bytes, generation, generation_bytes, s->path, &s->config, msg);
+        code = rt_model_config_parse(config, config_bytes, generation, generation_bytes, s->path, &s->config,
+                                     msg);
     free(generation);
     free(config);
     return code;
@@ -49,8 +50,8 @@ static rc_code open_any(rt_source *s, bool dummy, rc_msg *msg)
 {
     struct stat st;
     if (stat(s->path, &st) != 0)
-        return rc_fail(errno == ENOENT || errno == ENOTDIR ? RC_NOT_FOUND : RC_INTERNAL, msg, "%.255s: %s", s->path,
-                       strerror(errno));
+        return rc_fail(errno == ENOENT || errno == ENOTDIR ? RC_NOT_FOUND : RC_INTERNAL, msg, "%.255s: %s",
+                       s->path, strerror(errno));
     s->has_tensors = !dummy;
     if (S_ISREG(st.st_mode)) return open_gguf(s, msg);
     if (!S_ISDIR(st.st_mode))
@@ -84,10 +85,22 @@ void rt__source_close(rt_source *s)
     free(s);
 }
 
-const rt_model_config *rt__source_config(const rt_source *s) { return &s->config; }
-bool rt__source_is_gguf(const rt_source *s) { return s->gguf != NULL; }
-bool rt__source_has_tensors(const rt_source *s) { return s->has_tensors; }
-const char *rt__source_path(const rt_source *s) { return s->path; }
+const rt_model_config *rt__source_config(const rt_source *s)
+{
+    return &s->config;
+}
+bool rt__source_is_gguf(const rt_source *s)
+{
+    return s->gguf != NULL;
+}
+bool rt__source_has_tensors(const rt_source *s)
+{
+    return s->has_tensors;
+}
+const char *rt__source_path(const rt_source *s)
+{
+    return s->path;
+}
 
 static void view_safetensor(const adapter_tensor *t, rt_tensor *out)
 {
@@ -100,11 +113,17 @@ static void view_safetensor(const adapter_tensor *t, rt_tensor *out)
 static void view_gguf(const rt_gguf_tensor *t, rt_tensor *out)
 {
     const char *name = rt_gguf_type_name(t->type);
-    *out = (rt_tensor){.ggml_type = t->type, .from_gguf = true, .dims = t->dims, .data = t->data,
+    *out = (rt_tensor){.ggml_type = t->type,
+                       .from_gguf = true,
+                       .dims = t->dims,
+                       .data = t->data,
                        .type_name = name ? name : "unknown"};
     out->rows = t->dims == 2 ? t->shape[1] : 1;
     out->columns = t->shape[0];
-    out->dtype = t->type == GGML_F32 ? RC_F32 : t->type == GGML_F16 ? RC_F16 : t->type == GGML_BF16 ? RC_BF16 : 0;
+    out->dtype = t->type == GGML_F32    ? RC_F32
+                 : t->type == GGML_F16  ? RC_F16
+                 : t->type == GGML_BF16 ? RC_BF16
+                                        : 0;
     if (rt_gguf_type_known(t->type)) out->row_bytes = rt_gguf_row_bytes(t->type, t->shape[0]);
 }
 

@@ -22,18 +22,18 @@ typedef struct rt_source rt_source;
 
 /* A vector [columns] or a matrix [rows][columns], row-major. */
 typedef struct rt_tensor {
-    rc_dtype dtype;       /* 0: stored as ggml_type, a quantised one */
+    rc_dtype dtype; /* 0: stored as ggml_type, a quantised one */
     uint32_t ggml_type;
     bool from_gguf;
-    uint32_t dims;        /* 1 or 2; more where the tensor has more, which no shape here matches */
+    uint32_t dims; /* 1 or 2; more where the tensor has more, which no shape here matches */
     uint64_t rows, columns;
     size_t row_bytes;
     const unsigned char *data; /* possibly unaligned; valid until close */
     const char *type_name;     /* for messages */
 } rt_tensor;
 
-/* Reads the configuration of `path`; with `dummy`, config.json is all that a directory needs, and no tensor is
- * looked at. Errors INVALID_ARGUMENT, NOT_FOUND, INTERNAL (read), RESOURCE_EXHAUSTED (memory). */
+/* Reads the configuration of `path`; with `dummy`, config.json is all that a directory needs, and no tensor
+ * is looked at. Errors INVALID_ARGUMENT, NOT_FOUND, INTERNAL (read), RESOURCE_EXHAUSTED (memory). */
 RC_MUST_CHECK rc_code rt__source_open(const char *path, bool dummy, rt_source **out, rc_msg *msg);
 void rt__source_close(rt_source *s); /* NULL is allowed */
 

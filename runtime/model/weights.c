@@ -1,6 +1,9 @@
 #include "runtime/model/weights.h"
 
-static size_t padded(size_t floats) { return (floats + 15) / 16 * 16; }
+static size_t padded(size_t floats)
+{
+    return (floats + 15) / 16 * 16;
+}
 
 static float *take(float *base, size_t *at, size_t floats)
 {
@@ -27,8 +30,8 @@ static size_t place_vectors(const rt_model_config *c, bool gguf, rt_weights *w)
     return at;
 }
 
-static rc_code read_norm(const rt_source *s, const rt_weights *w, const char *name, uint64_t seed, uint32_t columns,
-                         float *scratch, float *to, rc_msg *msg)
+static rc_code read_norm(const rt_source *s, const rt_weights *w, const char *name, uint64_t seed,
+                         uint32_t columns, float *scratch, float *to, rc_msg *msg)
 {
     rt_tensor t;
     if (rt__source_has_tensors(s)) {
@@ -63,8 +66,8 @@ static rc_code read_bias(const rt_source *s, const rt_weights *w, const rt_matri
     return RC_OK;
 }
 
-static rc_code read_layer_vectors(const rt_source *s, const rt_model_config *c, const rt_weights *w, uint32_t l,
-                                  uint64_t seed, float *scratch, rc_msg *msg)
+static rc_code read_layer_vectors(const rt_source *s, const rt_model_config *c, const rt_weights *w,
+                                  uint32_t l, uint64_t seed, float *scratch, rc_msg *msg)
 {
     const rt_layer_weights *layer = &w->layers[l];
     bool gguf = rt__source_is_gguf(s);
@@ -104,9 +107,12 @@ static rc_code create_matrices(const rt_model_config *c, rt_weight_list *list, r
     for (uint32_t i = 0; i < list->count; i++) {
         rt_fill *f = &list->fills[i];
         RC_TRY(w->backend->matrix_create(w->device, f->n, f->k, f->stored, &f->matrix, msg));
-        if (i < c->layers * RT_LINEARS) w->layers[i / RT_LINEARS].linear[i % RT_LINEARS] = f->matrix;
-        else if (i == c->layers * RT_LINEARS) w->embedding = f->matrix;
-        else w->head = f->matrix;
+        if (i < c->layers * RT_LINEARS)
+            w->layers[i / RT_LINEARS].linear[i % RT_LINEARS] = f->matrix;
+        else if (i == c->layers * RT_LINEARS)
+            w->embedding = f->matrix;
+        else
+            w->head = f->matrix;
     }
     if (c->tied_head) w->head = w->embedding;
     return RC_OK;
@@ -131,9 +137,9 @@ static uint32_t widest_of(const rt_weight_list *list)
     return widest;
 }
 
-rc_code rt__weights_load(const rt_source *s, const rt_model_config *c, rt_weight_list *list, const rt_backend *backend,
-                         rt_device *device, rt_pool *pool, rt_progress progress, void *progress_ctx, rt_weights *out,
-                         rc_msg *msg)
+rc_code rt__weights_load(const rt_source *s, const rt_model_config *c, rt_weight_list *list,
+                         const rt_backend *backend, rt_device *device, rt_pool *pool, rt_progress progress,
+                         void *progress_ctx, rt_weights *out, rc_msg *msg)
 {
     rt_weights w = {.backend = backend, .device = device, .layers_count = c->layers};
     w.layers = calloc(c->layers, sizeof *w.layers);
@@ -142,7 +148,8 @@ rc_code rt__weights_load(const rt_source *s, const rt_model_config *c, rt_weight
     rc_code code = create_vectors(s, c, &w, msg);
     if (code == RC_OK) code = create_matrices(c, list, &w, msg);
     if (code == RC_OK) code = read_vectors(s, c, &w, list->fills[0].dummy_seed, widest_of(list), msg);
-    if (code == RC_OK) code = rt__fill_all(list->fills, list->count, backend, pool, progress, progress_ctx, msg);
+    if (code == RC_OK)
+        code = rt__fill_all(list->fills, list->count, backend, pool, progress, progress_ctx, msg);
     if (code != RC_OK) {
         rt__weights_unload(&w);
         return code;

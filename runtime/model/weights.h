@@ -26,7 +26,7 @@ typedef struct rt_weights {
     size_t vectors_floats;
 } rt_weights;
 
-/* What to load: every matrix of the model in the order layer 0's four linears, layer 1's, ..., embedding, head. */
+/* What to load, every matrix of the model: layer 0's four linears, layer 1's, ..., embedding, head. */
 typedef struct rt_weight_list {
     uint32_t count;
     rt_fill *fills; /* matrices are not created yet */
@@ -47,7 +47,8 @@ void rt__weight_list_free(rt_weight_list *list);
 /* Creates and fills everything on `list`. On failure nothing is left. */
 RC_MUST_CHECK rc_code rt__weights_load(const rt_source *s, const rt_model_config *c, rt_weight_list *list,
                                        const rt_backend *backend, rt_device *device, rt_pool *pool,
-                                       rt_progress progress, void *progress_ctx, rt_weights *out, rc_msg *msg);
+                                       rt_progress progress, void *progress_ctx, rt_weights *out,
+                                       rc_msg *msg);
 void rt__weights_unload(rt_weights *w); /* all zero is allowed */
 
 /* Tensor `name`, which must be a vector of `columns` in a readable type. */

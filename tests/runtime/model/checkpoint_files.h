@@ -65,7 +65,8 @@ static inline void write_safetensors(const char *directory, const char *name, co
     at += (size_t)sprintf(header, "{");
     for (uint32_t i = 0; i < count; i++) {
         const adapter_tensor *t = &tensors[i];
-        at += (size_t)sprintf(header + at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", t->name, t->dtype_name);
+        at += (size_t)sprintf(header + at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", t->name,
+                              t->dtype_name);
         for (uint32_t d = 0; d < t->dims; d++)
             at += (size_t)sprintf(header + at, "%s%llu", d ? "," : "", (unsigned long long)t->shape[d]);
         at += (size_t)sprintf(header + at, "],\"data_offsets\":[%zu,%zu]}", data, data + t->bytes);
@@ -137,15 +138,23 @@ enum { GGUF_METADATA = 17 };
 /* "model.layers.3.self_attn.q_proj.weight" -> "blk.3.attn_q.weight" */
 static inline void gguf_name(const char *name, char out[128])
 {
-    static const char *const pairs[][2] = {
-        {"model.embed_tokens", "token_embd"}, {"lm_head", "output"}, {"model.norm", "output_norm"},
-        {"self_attn.q_proj", "attn_q"}, {"self_attn.k_proj", "attn_k"}, {"self_attn.v_proj", "attn_v"},
-        {"self_attn.o_proj", "attn_output"}, {"mlp.gate_proj", "ffn_gate"}, {"mlp.up_proj", "ffn_up"},
-        {"mlp.down_proj", "ffn_down"}, {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"}};
+    static const char *const pairs[][2] = {{"model.embed_tokens", "token_embd"},
+                                           {"lm_head", "output"},
+                                           {"model.norm", "output_norm"},
+                                           {"self_attn.q_proj", "attn_q"},
+                                           {"self_attn.k_proj", "attn_k"},
+                                           {"self_attn.v_proj", "attn_v"},
+                                           {"self_attn.o_proj", "attn_output"},
+                                           {"mlp.gate_proj", "ffn_gate"},
+                                           {"mlp.up_proj", "ffn_up"},
+                                           {"mlp.down_proj", "ffn_down"},
+                                           {"input_layernorm", "attn_norm"},
+                                           {"post_attention_layernorm", "ffn_norm"}};
     unsigned layer = 0;
     int skip = 0;
     char prefix[32] = "";
-    if (sscanf(name, "model.layers.%u.%n", &layer, &skip) == 1 && skip) snprintf(prefix, sizeof prefix, "blk.%u.", layer);
+    if (sscanf(name, "model.layers.%u.%n", &layer, &skip) == 1 && skip)
+        snprintf(prefix, sizeof prefix, "blk.%u.", layer);
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         size_t n = strlen(pairs[i][0]);
         if (strncmp(name + skip, pairs[i][0], n) != 0) continue;
@@ -173,13 +182,15 @@ static inline void write_gguf_data(FILE *f, const adapter_st *st, uint32_t head_
         const adapter_tensor *t = adapter_st_at(st, i);
         long at = ftell(f);
         if (at % 32) fwrite(zeros, 1, (size_t)(32 - at % 32), f);
-        if (strstr(t->name, "q_proj") || strstr(t->name, "k_proj")) write_paired_rows(f, t, head_dim);
-        else fwrite(t->data, 1, t->bytes, f);
+        if (strstr(t->name, "q_proj") || strstr(t->name, "k_proj"))
+            write_paired_rows(f, t, head_dim);
+        else
+            fwrite(t->data, 1, t->bytes, f);
     }
 }
 
-static inline void write_gguf(const char *directory, const char *name, const adapter_st *st, const rt_model_config *c,
-                              const char *arch)
+static inline void write_gguf(const char *directory, const char *name, const adapter_st *st,
+                              const rt_model_config *c, const char *arch)
 {
     FILE *f = create_file(directory, name);
     uint32_t version = 3;

@@ -1,5 +1,5 @@
-/* config.json, and after a 0 byte generation_config.json: any bytes give a code and a line, never a crash, and
- * what is accepted is within the limits that later sizes are computed from. */
+/* config.json, and after a 0 byte generation_config.json: any bytes give a code and a line, never a crash,
+ * and what is accepted is within the limits that later sizes are computed from. */
 #include "runtime/model/model_config.h"
 
 #include <math.h>
@@ -29,7 +29,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     rc_msg msg = {0};
     rc_code code = rt_model_config_parse((const char *)data, config_bytes, generation,
                                          zero ? size - config_bytes - 1 : 0, "fuzz", &c, &msg);
-    if (code == RC_OK) check_accepted(&c);
-    else RC_ASSERT(msg.text[0]);
+    if (code == RC_OK)
+        check_accepted(&c);
+    else
+        RC_ASSERT(msg.text[0]);
     return 0;
 }

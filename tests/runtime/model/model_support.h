@@ -13,7 +13,13 @@
 
 #include "runtime/model/model.h"
 
-enum { RUN_ROWS_MAX = 64, RUN_POSITIONS = 256, RUN_BLOCK = 16, RUN_BLOCKS = RUN_POSITIONS / RUN_BLOCK, RUN_LOGITS = 3 };
+enum {
+    RUN_ROWS_MAX = 64,
+    RUN_POSITIONS = 256,
+    RUN_BLOCK = 16,
+    RUN_BLOCKS = RUN_POSITIONS / RUN_BLOCK,
+    RUN_LOGITS = 3
+};
 
 typedef struct run {
     rt_model_info info;
@@ -63,7 +69,8 @@ static inline rc_code try_open(const rt_model_options *o, run *r, rc_msg *msg)
     if (code != RC_OK) return code;
     code = open_device(&r->info, &r->device, msg);
     rt_model_limits limits = limits_of(&r->info);
-    if (code == RC_OK) code = rt_model_open(o, &r->info, &limits, rt_backend_cpu(), r->device, &r->model, msg);
+    if (code == RC_OK)
+        code = rt_model_open(o, &r->info, &limits, rt_backend_cpu(), r->device, &r->model, msg);
     if (code != RC_OK && r->device) rt_backend_cpu()->close(r->device);
     return code;
 }
@@ -83,9 +90,9 @@ static inline void close_run(run *r)
     rt_backend_cpu()->close(r->device);
 }
 
-/* logits [count][vocab] of all `count` tokens, computed `rows` at a time. Rows from `activation` on use slot 0. */
-static inline void run_tokens(run *r, const int32_t *tokens, uint32_t count, uint32_t rows, uint32_t activation,
-                              float *logits)
+/* logits [count][vocab] of all tokens, computed `rows` at a time. Rows from `activation` on use slot 0. */
+static inline void run_tokens(run *r, const int32_t *tokens, uint32_t count, uint32_t rows,
+                              uint32_t activation, float *logits)
 {
     uint32_t tables[RUN_BLOCKS], positions[RUN_ROWS_MAX], all[RUN_ROWS_MAX], adapted[RUN_ROWS_MAX];
     uint32_t vocab = r->info.config.vocab;
@@ -100,10 +107,13 @@ static inline void run_tokens(run *r, const int32_t *tokens, uint32_t count, uin
         kv_span span = {.row = 0, .rows = n, .position = at, .table = 0};
         kv_group group = {.span = 0, .spans = 1};
         adapter_segment segment = {.rows = adapted_count};
-        rt_step step = {.rows = n, .tokens = tokens + at, .positions = positions,
+        rt_step step = {.rows = n,
+                        .tokens = tokens + at,
+                        .positions = positions,
                         .kv = {&span, 1, &group, 1, tables},
                         .adapters = {&segment, adapted_count ? 1 : 0, adapted},
-                        .logit_rows = all, .logit_rows_count = n};
+                        .logit_rows = all,
+                        .logit_rows_count = n};
         rt_model_forward(r->model, &step);
         for (uint32_t first = 0; first < n; first += RUN_LOGITS) {
             uint32_t part = n - first < RUN_LOGITS ? n - first : RUN_LOGITS;

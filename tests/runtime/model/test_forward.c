@@ -29,7 +29,8 @@ static double row_off(const float *logits, uint32_t vocab, int32_t token, const 
     for (size_t i = 1; i < json_array_size(row); i++) {
         const json_t *best = json_array_get(row, i);
         int32_t id = (int32_t)json_integer_value(json_array_get(best, 0));
-        off = fmax(off, fabs(log_probability(logits, vocab, id) - json_number_value(json_array_get(best, 1))));
+        off =
+            fmax(off, fabs(log_probability(logits, vocab, id) - json_number_value(json_array_get(best, 1))));
     }
     return off;
 }
@@ -73,13 +74,15 @@ static void check_base_cases(const char *model, rc_dtype dtype, uint32_t rows)
     {
         if (!json_is_null(json_object_get(c, "adapter"))) continue;
         double off = case_off(&r, c, rows, UINT32_MAX);
-        double allowed = dtype == RC_F32 ? 1e-4 : 2 * json_number_value(json_object_get(c, "bfloat16_off")) + 0.02;
+        double allowed =
+            dtype == RC_F32 ? 1e-4 : 2 * json_number_value(json_object_get(c, "bfloat16_off")) + 0.02;
         if (off > allowed)
-            fail_msg("%s %s: off by %g, allowed %g", model, json_string_value(json_object_get(c, "name")), off,
-                     allowed);
+            fail_msg("%s %s: off by %g, allowed %g", model, json_string_value(json_object_get(c, "name")),
+                     off, allowed);
         worst = fmax(worst, off);
     }
-    printf("%-13s %s, %u rows a step: off by %.3g\n", model, dtype == RC_F32 ? "float32 " : "bfloat16", rows, worst);
+    printf("%-13s %s, %u rows a step: off by %.3g\n", model, dtype == RC_F32 ? "float32 " : "bfloat16", rows,
+           worst);
     json_decref(root);
     close_run(&r);
 }
@@ -102,8 +105,8 @@ static void bfloat16_is_as_near_as_the_references_bfloat16(void **state)
     for (size_t i = 0; i < MODELS_COUNT; i++) check_base_cases(models[i], RC_BF16, 17);
 }
 
-/* The modules that adapters are matched against lie at their columns of the fused products: with an adapter on
- * every linear, each must land where the reference adds it. */
+/* The modules that adapters are matched against lie at their columns of the fused products: with an adapter
+ * on every linear, each must land where the reference adds it. */
 static void adapters_on_every_linear_are_within_1e_4(void **state)
 {
     (void)state;
@@ -124,10 +127,13 @@ static void adapters_on_every_linear_are_within_1e_4(void **state)
             rc_msg msg = {0};
             if (!name || strstr(name, "legacy")) continue;
             snprintf(path, sizeof path, MODELS "%s/adapters/%s", models[m], name);
-            if (adapter_weights_load(path, &shape, NULL, NULL, &w, &msg) != RC_OK) fail_msg("%s: %s", path, msg.text);
+            if (adapter_weights_load(path, &shape, NULL, NULL, &w, &msg) != RC_OK)
+                fail_msg("%s: %s", path, msg.text);
             assert_int_equal(rt_backend_cpu()->adapter_attach(r.device, 0, w, RC_F32, &msg), RC_OK);
-            double off = case_off(&r, c, 29, json_is_null(activation) ? UINT32_MAX : (uint32_t)json_integer_value(activation));
-            if (off > 1e-4) fail_msg("%s %s: off by %g", models[m], json_string_value(json_object_get(c, "name")), off);
+            double off = case_off(
+                &r, c, 29, json_is_null(activation) ? UINT32_MAX : (uint32_t)json_integer_value(activation));
+            if (off > 1e-4)
+                fail_msg("%s %s: off by %g", models[m], json_string_value(json_object_get(c, "name")), off);
             rt_backend_cpu()->adapter_detach(r.device, 0);
             adapter_weights_free(w);
         }

@@ -1,4 +1,4 @@
-/* Checkpoints of every form give the same model, and what is wrong with one is said in a line that names it. */
+/* Checkpoints of every form give the same model, and what is wrong with one is said in a line. */
 #include "model_support.h"
 
 #include "checkpoint_files.h"
@@ -114,18 +114,20 @@ static void assert_refused(const char *directory, rc_code expected_code, const c
     rt_model_info info;
     rc_msg msg = {0};
     rc_code code = rt_model_probe(&o, rt_backend_cpu(), &info, &msg);
-    if (code != expected_code || !strstr(msg.text, expected)) fail_msg("%d, \"%s\", not \"%s\"", code, msg.text, expected);
+    if (code != expected_code || !strstr(msg.text, expected))
+        fail_msg("%d, \"%s\", not \"%s\"", code, msg.text, expected);
 }
 
 static void an_index_cannot_leave_its_directory(void **state)
 {
     (void)state;
-    static const char *const bad[][2] = {{"{\"weight_map\": {\"a\": \"../x.safetensors\"}}", "\"../x.safetensors\""},
-                                         {"{\"weight_map\": {\"a\": \"/etc/passwd\"}}", "\"/etc/passwd\""},
-                                         {"{\"weight_map\": {\"a\": \"..\"}}", "\"..\""},
-                                         {"{\"weight_map\": {\"a\": 3}}", "no string"},
-                                         {"{\"weight_map\": []}", "weight_map"},
-                                         {"{", "not JSON"}};
+    static const char *const bad[][2] = {
+        {"{\"weight_map\": {\"a\": \"../x.safetensors\"}}", "\"../x.safetensors\""},
+        {"{\"weight_map\": {\"a\": \"/etc/passwd\"}}", "\"/etc/passwd\""},
+        {"{\"weight_map\": {\"a\": \"..\"}}", "\"..\""},
+        {"{\"weight_map\": {\"a\": 3}}", "no string"},
+        {"{\"weight_map\": []}", "weight_map"},
+        {"{", "not JSON"}};
     temp_dir d = make_temp_dir();
     copy_file(MODELS "granite", d.path, "config.json");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {

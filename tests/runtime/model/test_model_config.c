@@ -13,10 +13,10 @@
 
 #define GRANITE "{\"architectures\": [\"GraniteForCausalLM\"], \"model_type\": \"granite\", " SIZES
 #define LLAMA "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", " SIZES
-#define SIZES                                                                                            \
+#define SIZES                                                                                                \
     "\"hidden_size\": 48, \"intermediate_size\": 80, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, " \
     "\"vocab_size\": 99"
-#define HYBRID                                                                                           \
+#define HYBRID                                                                                               \
     "{\"architectures\": [\"GraniteMoeHybridForCausalLM\"], \"model_type\": \"granitemoehybrid\", " SIZES    \
     ", \"shared_intermediate_size\": 56"
 #define DENSE ", \"num_local_experts\": 0, \"layer_types\": [\"attention\", \"full_attention\"]"
@@ -24,7 +24,8 @@
 static rc_code parse(const char *config, const char *generation, rt_model_config *c, rc_msg *msg)
 {
     memset(msg, 0, sizeof *msg);
-    return rt_model_config_parse(config, strlen(config), generation, generation ? strlen(generation) : 0, "m", c, msg);
+    return rt_model_config_parse(config, strlen(config), generation, generation ? strlen(generation) : 0, "m",
+                                 c, msg);
 }
 
 static rt_model_config accept(const char *config, const char *generation)
@@ -87,23 +88,30 @@ static void rope_is_read_in_both_spellings(void **state)
     assert_true(c.rope_kind == RT_ROPE_DEFAULT && c.rope_theta == 7);
     c = accept(LLAMA ", \"rope_theta\": 9, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.5}}", NULL);
     assert_true(c.rope_kind == RT_ROPE_LINEAR && c.rope_theta == 9 && c.rope_factor == 2.5);
-    c = accept(LLAMA ", \"max_position_embeddings\": 300, \"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": "
-                     "8, \"low_freq_factor\": 1, \"high_freq_factor\": 4.0}}", NULL);
+    c = accept(
+        LLAMA
+        ", \"max_position_embeddings\": 300, \"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": "
+        "8, \"low_freq_factor\": 1, \"high_freq_factor\": 4.0}}",
+        NULL);
     assert_true(c.rope_kind == RT_ROPE_LLAMA3 && c.rope_factor == 8 && c.rope_high_freq_factor == 4);
     assert_int_equal(c.rope_original_positions, 300);
     /* As in the reference: rope_scaling goes before rope_parameters, a theta inside before one outside. */
-    c = accept(LLAMA ", \"rope_theta\": 9, \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 3, \"rope_theta\": 4}, "
-                     "\"rope_parameters\": {\"rope_type\": \"default\"}}", NULL);
+    c = accept(LLAMA ", \"rope_theta\": 9, \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 3, "
+                     "\"rope_theta\": 4}, "
+                     "\"rope_parameters\": {\"rope_type\": \"default\"}}",
+               NULL);
     assert_true(c.rope_kind == RT_ROPE_LINEAR && c.rope_factor == 3 && c.rope_theta == 4);
 }
 
 static void a_dense_hybrid_has_the_shared_mlp_and_may_have_no_rope(void **state)
 {
     (void)state;
-    rt_model_config c = accept(HYBRID DENSE ", \"position_embedding_type\": \"rope\", \"rope_theta\": 3}", NULL);
+    rt_model_config c =
+        accept(HYBRID DENSE ", \"position_embedding_type\": \"rope\", \"rope_theta\": 3}", NULL);
     assert_true(c.fused_mlp && c.rope_kind == RT_ROPE_DEFAULT && c.rope_theta == 3);
     assert_int_equal(c.ffn, 56);
-    assert_int_equal(accept(HYBRID DENSE ", \"position_embedding_type\": \"nope\"}", NULL).rope_kind, RT_ROPE_NONE);
+    assert_int_equal(accept(HYBRID DENSE ", \"position_embedding_type\": \"nope\"}", NULL).rope_kind,
+                     RT_ROPE_NONE);
     assert_int_equal(accept(HYBRID DENSE "}", NULL).rope_kind, RT_ROPE_NONE);
     accept(HYBRID ", \"num_local_experts\": 0, \"layers_block_type\": [\"attention\", \"attention\"]}", NULL);
 }
@@ -114,8 +122,9 @@ static void the_dtype_is_read_in_both_spellings(void **state)
     assert_int_equal(accept(LLAMA ", \"dtype\": \"float32\"}", NULL).checkpoint_dtype, RC_F32);
     assert_int_equal(accept(LLAMA ", \"torch_dtype\": \"float16\"}", NULL).checkpoint_dtype, RC_F16);
     assert_int_equal(accept(LLAMA ", \"torch_dtype\": \"torch.bfloat16\"}", NULL).checkpoint_dtype, RC_BF16);
-    assert_int_equal(accept(LLAMA ", \"dtype\": \"float32\", \"torch_dtype\": \"bfloat16\"}", NULL).checkpoint_dtype,
-                     RC_F32);
+    assert_int_equal(
+        accept(LLAMA ", \"dtype\": \"float32\", \"torch_dtype\": \"bfloat16\"}", NULL).checkpoint_dtype,
+        RC_F32);
 }
 
 static void the_generation_configs_eos_wins(void **state)
@@ -137,9 +146,11 @@ static void the_generation_configs_eos_wins(void **state)
 static void numbers_that_are_none_are_ignored_where_nothing_reads_them(void **state)
 {
     (void)state;
-    accept(LLAMA ", \"time_step_limit\": [0.0, Infinity, -Infinity, NaN], \"text\": \"NaN \\\" Infinity\"}", NULL);
+    accept(LLAMA ", \"time_step_limit\": [0.0, Infinity, -Infinity, NaN], \"text\": \"NaN \\\" Infinity\"}",
+           NULL);
     accept(LLAMA ", \"time_step_limit\": [0.0, {\"__float__\": \"Infinity\"}]}", NULL);
-    accept(LLAMA ", \"sliding_window\": 4096, \"use_sliding_window\": false, \"quantization_config\": {}}", NULL);
+    accept(LLAMA ", \"sliding_window\": 4096, \"use_sliding_window\": false, \"quantization_config\": {}}",
+           NULL);
     accept(LLAMA ", \"sliding_window\": 4096, \"max_position_embeddings\": 4096, \"head_dim\": 22}", NULL);
 }
 
@@ -163,7 +174,8 @@ static const struct {
     {LLAMA ", \"rope_parameters\": 3}", "rope_parameters is 3"},
     {LLAMA ", \"rope_scaling\": {\"type\": \"linear\"}}", "factor is absent"},
     {LLAMA ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": -1}}", "factor is -1"},
-    {LLAMA ", \"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 1}}",
+    {LLAMA ", \"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, "
+           "\"high_freq_factor\": 1}}",
      "high_freq_factor"},
     {LLAMA ", \"rope_theta\": 0}", "rope_theta is 0"},
     {LLAMA ", \"rope_theta\": NaN}", "rope_theta"},
@@ -193,7 +205,8 @@ static const struct {
     {LLAMA ", \"quantization_config\": {\"quant_method\": \"gptq\"}}", "quantization_config"},
     {LLAMA ", \"final_logit_softcapping\": 30}", "final_logit_softcapping"},
     {LLAMA ", \"sliding_window\": 128}", "sliding_window is 128"},
-    {LLAMA ", \"layer_types\": [\"full_attention\", \"sliding_attention\"]}", "layer_types[1] is \"sliding_attention\""},
+    {LLAMA ", \"layer_types\": [\"full_attention\", \"sliding_attention\"]}",
+     "layer_types[1] is \"sliding_attention\""},
     {LLAMA ", \"layer_types\": [\"full_attention\"]}", "layer_types"},
     {GRANITE ", \"num_local_experts\": 4}", "num_local_experts is 4"},
     {GRANITE ", \"logits_scaling\": 0}", "logits_scaling is 0"},
@@ -201,7 +214,8 @@ static const struct {
     {GRANITE ", \"embedding_multiplier\": {\"__float__\": \"Infinity\"}}", "embedding_multiplier"},
     {HYBRID "}", "layer_types is absent"},
     {HYBRID ", \"layer_types\": [\"attention\", \"attention\"]}", "num_local_experts is 8 (absent)"},
-    {HYBRID ", \"num_local_experts\": 0, \"layer_types\": [\"mamba\", \"attention\"]}", "layer_types[0] is \"mamba\""},
+    {HYBRID ", \"num_local_experts\": 0, \"layer_types\": [\"mamba\", \"attention\"]}",
+     "layer_types[0] is \"mamba\""},
     {HYBRID DENSE ", \"position_embedding_type\": \"alibi\"}", "\"alibi\""},
 };
 

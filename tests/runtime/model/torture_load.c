@@ -1,6 +1,6 @@
 /* Opening a model while each allocation fails in turn: every failure is a code with a line, and nothing stays
- * behind (the leak checker of the dev build sees to that). Allocations inside jansson are left out: 2.14 drops a
- * failure to grow its token buffer and then reads past it. */
+ * behind (the leak checker of the dev build sees to that). Allocations inside jansson are left out: 2.14
+ * drops a failure to grow its token buffer and then reads past it. */
 #include "model_support.h"
 
 #include <stdio.h>
@@ -17,10 +17,19 @@ void *__real_calloc(size_t count, size_t bytes);
 void *__wrap_malloc(size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes);
 
-static bool fails_now(void) { return torture.armed && ++torture.allocations == torture.fail_at; }
+static bool fails_now(void)
+{
+    return torture.armed && ++torture.allocations == torture.fail_at;
+}
 
-void *__wrap_malloc(size_t bytes) { return fails_now() ? NULL : __real_malloc(bytes); }
-void *__wrap_calloc(size_t count, size_t bytes) { return fails_now() ? NULL : __real_calloc(count, bytes); }
+void *__wrap_malloc(size_t bytes)
+{
+    return fails_now() ? NULL : __real_malloc(bytes);
+}
+void *__wrap_calloc(size_t count, size_t bytes)
+{
+    return fails_now() ? NULL : __real_calloc(count, bytes);
+}
 
 /* False: no allocation was left to fail. */
 static bool fail_one(const rt_model_options *o, uint64_t n)
