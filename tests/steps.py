@@ -16,6 +16,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 VENV = BUILD / "venv"
+MODEL = BUILD / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 TOKENIZERS = "tokenizers==0.23.3"
 JOBS = str(os.cpu_count() or 2)
 # Sanitized builds are slow: they run what touches most code. Names are parts of test names.
@@ -85,8 +86,9 @@ def tokenizers(long):
         if status:
             return as_one(status, output)
         (VENV / "ready").touch()
-    return counted([VENV / "bin/python", "tests/runtime/tokenizer/compare_hf.py", "--build", BUILD / "release",
-                    *(["--long"] if long else [])])
+    more = ["--cases", 20000, "--variants", 2000] if long else []
+    return counted([VENV / "bin/python", "tests/runtime/tokenizer/compare_hf.py", BUILD / "release/tok_cli",
+                    "--gguf", MODEL, *more])
 
 
 def simulate():
