@@ -130,7 +130,7 @@ rc_code rt__field_f64(const rt__fields *f, const char *key, double fallback, dou
 
 rc_code rt__field_f32(const rt__fields *f, const char *key, double fallback, float *out)
 {
-    double n;
+    double n = 0;
     RC_TRY(rt__field_f64(f, key, fallback, &n));
     if (fabs(n) > FLT_MAX) return rt__field_fail(f, key, rt__field(f, key), "a number that fits float32");
     *out = (float)n;
