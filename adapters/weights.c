@@ -19,7 +19,6 @@ typedef struct loader {
     adapter_config *config;
     adapter_st *st;
     bool *tensor_used;                   /* [adapter_st_count] */
-    bool *target_known;                  /* [adapter_config_targets_count] */
     matrices *found;                     /* [layers * modules_count], of each delta in order */
     uint32_t order[ADAPTER_MODULES_MAX]; /* modules by linear, then column */
     rc_msg *msg;
@@ -50,8 +49,7 @@ static rc_code open_files(loader *l, const char *path)
     if (code != RC_OK) return code;
     RC_TRY(adapter_st_open(l->tensors_path, &l->st, l->msg));
     l->tensor_used = calloc(adapter_st_count(l->st) + 1, sizeof *l->tensor_used);
-    l->target_known = calloc((size_t)adapter_config_targets_count(l->config) + 1, sizeof *l->target_known);
-    return l->tensor_used && l->target_known ? RC_OK : fail_memory(l);
+    return l->tensor_used ? RC_OK : fail_memory(l);
 }
 
 static rc_code check_layers(const loader *l)
@@ -153,8 +151,6 @@ static rc_code add_delta(loader *l, uint32_t layer, const adapter_module *module
     adapter_match match;
     matrices *found = &l->found[w->deltas_count];
     snprintf(path, sizeof path, "%s%u.%s", l->shape->layer_prefix, layer, module->name);
-    for (uint32_t i = 0; i < adapter_config_targets_count(l->config); i++)
-        l->target_known[i] |= adapter_config_target_names(l->config, i, path);
     RC_TRY(adapter_config_match(l->config, path, &match, l->msg));
     if (!match.targeted) return RC_OK;
     RC_TRY(check_rank(l, path, match.rank));
@@ -174,10 +170,12 @@ static rc_code add_delta(loader *l, uint32_t layer, const adapter_module *module
     return RC_OK;
 }
 
+/* A name that the model does not have is idle, as in PEFT; modules that it has and Mica cannot adapt are not. */
 static rc_code check_targets(const loader *l)
 {
     for (uint32_t i = 0; i < adapter_config_targets_count(l->config); i++)
-        if (!l->target_known[i])
+        if (adapter_config_target_names(l->config, i, "lm_head") ||
+            adapter_config_target_names(l->config, i, "model.embed_tokens"))
             return rc_fail(RC_INVALID_ARGUMENT, l->msg,
                            "'%.200s': target_modules names '%.100s', which is no adaptable "
                            "module of the model",
@@ -303,7 +301,6 @@ rc_code adapter_weights_load(const char *path, const adapter_shape *shape, adapt
         adapter_config_free(l->config);
         adapter_st_close(l->st);
         free(l->tensor_used);
-        free(l->target_known);
         free(l->found);
         free(l);
     }

@@ -209,6 +209,15 @@ static void configs_that_do_not_fit_the_model_are_refused(void **state)
     refused(RC_INVALID_ARGUMENT, "use_dora");
 }
 
+static void names_that_the_model_does_not_have_are_idle_in_a_target_list(void **state)
+{
+    (void)state;
+    write_adapter(
+        "{\"target_modules\":[\"q_proj\",\"v_proj\",\"c_attn\"],\"r\":2,\"rank_pattern\":{\"v_proj\":3}}",
+        qv, 8);
+    adapter_weights_free(loaded(directory, &shape));
+}
+
 static void a_layer_list_needs_the_tensors_of_those_layers_only(void **state)
 {
     (void)state;
@@ -322,6 +331,7 @@ int main(void)
         cmocka_unit_test(deltas_are_ordered_by_layer_linear_and_column),
         cmocka_unit_test(matrices_of_two_formats_become_float32),
         cmocka_unit_test(tensors_that_do_not_fit_the_config_are_named),
+        cmocka_unit_test(names_that_the_model_does_not_have_are_idle_in_a_target_list),
         cmocka_unit_test(configs_that_do_not_fit_the_model_are_refused),
         cmocka_unit_test(a_layer_list_needs_the_tensors_of_those_layers_only),
         cmocka_unit_test(legacy_invocations_are_tokenized),
