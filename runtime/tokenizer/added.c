@@ -113,33 +113,41 @@ static const char *searched(const rt__tok_added *token, size_t *bytes)
     return token->content;
 }
 
-static int compare(const void *a, const void *b)
+static int compare_texts(const rt__tok_added *a, const rt__tok_added *b)
 {
     size_t a_bytes, b_bytes;
-    const char *x = searched(*(const rt__tok_added *const *)a, &a_bytes);
-    const char *y = searched(*(const rt__tok_added *const *)b, &b_bytes);
+    const char *x = searched(a, &a_bytes);
+    const char *y = searched(b, &b_bytes);
     int order = memcmp(x, y, a_bytes < b_bytes ? a_bytes : b_bytes);
     return order ? order : (a_bytes > b_bytes) - (a_bytes < b_bytes);
 }
 
+static int compare(const void *a, const void *b)
+{
+    const rt__tok_added *x = *(const rt__tok_added *const *)a;
+    const rt__tok_added *y = *(const rt__tok_added *const *)b;
+    int order = compare_texts(x, y);
+    return order ? order : (x->id > y->id) - (x->id < y->id);
+}
+
+/* Of tokens that are the same once normalized the lowest id counts; in the library any may. */
 static rc_code make_finder(rt__tok_finder *f, const rt__tok_added_set *set, bool normalized, rc_msg *msg)
 {
-    f->tokens = calloc(set->count + 1, sizeof *f->tokens);
+    uint32_t count = 0;
+    f->tokens = calloc((size_t)set->count + 1, sizeof *f->tokens);
     if (!f->tokens) return no_memory(msg);
     for (uint32_t i = 0; i < set->count; i++)
-        if (set->tokens[i].normalized == normalized) f->tokens[f->count++] = &set->tokens[i];
-    qsort(f->tokens, f->count, sizeof *f->tokens, compare);
-    for (uint32_t i = 0; i < f->count; i++) {
+        if (set->tokens[i].normalized == normalized) f->tokens[count++] = &set->tokens[i];
+    qsort(f->tokens, count, sizeof *f->tokens, compare);
+    for (uint32_t i = 0; i < count; i++) {
         size_t bytes;
         const char *text = searched(f->tokens[i], &bytes);
         if (!bytes)
             return rc_fail(RC_INVALID_ARGUMENT, msg, "added token '%.100s' is empty once it is normalized",
                            f->tokens[i]->content);
-        if (i && !compare(&f->tokens[i - 1], &f->tokens[i]))
-            return rc_fail(RC_INVALID_ARGUMENT, msg,
-                           "added tokens '%.100s' and '%.100s' are the same once normalized",
-                           f->tokens[i - 1]->content, f->tokens[i]->content);
-        f->first[(unsigned char)text[0] + 1] = i + 1;
+        if (f->count && !compare_texts(f->tokens[f->count - 1], f->tokens[i])) continue;
+        f->tokens[f->count++] = f->tokens[i];
+        f->first[(unsigned char)text[0] + 1] = f->count;
     }
     for (unsigned b = 1; b <= 256; b++)
         if (f->first[b] < f->first[b - 1]) f->first[b] = f->first[b - 1];

@@ -44,9 +44,9 @@ static size_t spaces_after(const char *text, size_t bytes, size_t end)
 
 typedef rc_code piece_function(rt__tok_run *run, const char *text, size_t bytes);
 
-/* Ids of the added tokens in `text`, and `between` for what is between them. A token that strips the spaces
- * to its right can end after the beginning of the next one, which counts all the same: text may then be
- * covered twice, as in the library. */
+/* Ids of the added tokens in `text`, and `between` for what is between them. As in the library, a token that
+ * strips the spaces to its right can end after the beginning of the next one. That counts all the same, so
+ * that text may be covered twice, unless it strips to its left and nothing of it is left. */
 static rc_code find_added(rt__tok_run *run, const rt__tok_finder *finder, const char *text, size_t bytes,
                           piece_function *between)
 {
@@ -64,7 +64,7 @@ static rc_code find_added(rt__tok_run *run, const rt__tok_finder *finder, const 
         }
         if (token->rstrip) end = spaces_after(text, bytes, end);
         if (done < start) RC_TRY(between(run, text + done, start - done));
-        RC_TRY(rt__tok_run_push(run, token->id));
+        if (start < end) RC_TRY(rt__tok_run_push(run, token->id));
         done = end;
     }
     return done < bytes ? between(run, text + done, bytes - done) : RC_OK;
