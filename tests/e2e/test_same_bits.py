@@ -47,7 +47,8 @@ class Scenario:
             for i in range(rng.randint(0, 4)):
                 self.adapters[f"a{i}"] = folder / f"a{i}"
                 self.invocations[f"a{i}"] = random_model.write_adapter(rng, folder / f"a{i}", self.config)
-        self.flags += ["--dtype", rng.choice(("float32", "float32", "bfloat16", "auto")), "--seed", rng.randint(0, 3)]
+        self.flags += ["--dtype", rng.choice(("float32", "float32", "bfloat16", "auto")), "--seed", rng.randint(0, 3),
+                       "--cpu-kernels", rng.choice(("auto", "auto", "portable"))]
         self.bodies = self.make_bodies()
         self.longest = max(len(b["prompt"]) + b["max_tokens"] for b in self.bodies)
 
