@@ -1,1 +1,3 @@
-int main(void) { return 0; }
+#include "runtime/cli/commands.h"
+
+int main(int argc, char **argv) { return rt_command(argc, argv); }

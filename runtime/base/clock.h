@@ -1,0 +1,31 @@
+/* runtime/base/clock.h - the one place that asks what time it is. */
+#ifndef RUNTIME_BASE_CLOCK_H
+#define RUNTIME_BASE_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Nanoseconds since some moment; never goes back. */
+static inline int64_t rt_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* Seconds since 1970. */
+static inline int64_t rt_unix_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return t.tv_sec;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

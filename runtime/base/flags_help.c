@@ -1,0 +1,48 @@
+#include <string.h>
+
+#include "runtime/base/flags.h"
+
+enum { COLUMNS = 80, HELP_COLUMN = 34 };
+
+/* "-t, --threads N", "--[no-]enable-prefix-caching"; gives its length. */
+static int usage_of(const rt_flag *f, char *out, size_t max)
+{
+    bool is_truth = f->kind == RT_FLAG_BOOL || f->kind == RT_FLAG_TRUTH;
+    int n = snprintf(out, max, "%s%s%s--%s%s%s%s", f->alias ? "-" : "", f->alias ? f->alias : "",
+                     f->alias ? ", " : "", is_truth && f->value ? f->value : "", f->name, is_truth ? "" : " ",
+                     is_truth ? "" : f->value);
+    for (char *c = out; *c; c++)
+        if (*c == '_') *c = '-';
+    return n;
+}
+
+void rt_flags_help(const rt_flag_set *sets, size_t sets_count, FILE *out)
+{
+    char usage[COLUMNS * 2];
+    for (size_t s = 0; s < sets_count; s++) {
+        if (sets[s].title) fprintf(out, "%s\n", sets[s].title);
+        for (size_t i = 0; i < sets[s].count; i++) {
+            const rt_flag *f = &sets[s].flags[i];
+            if (!f->help) continue;
+            usage_of(f, usage, sizeof usage);
+            fprintf(out, "  %-*s %s\n", HELP_COLUMN - 3, usage, f->help);
+        }
+    }
+}
+
+void rt_flags_help_short(const rt_flag_set *set, FILE *out)
+{
+    char usage[COLUMNS * 2];
+    int column = 0;
+    fprintf(out, "%s\n", set->title);
+    for (size_t i = 0; i < set->count; i++) {
+        if (!set->flags[i].help) continue;
+        int n = usage_of(&set->flags[i], usage, sizeof usage);
+        if (column && column + n + 2 > COLUMNS) {
+            fprintf(out, "\n");
+            column = 0;
+        }
+        column += fprintf(out, "%s%s", column ? "  " : "  ", usage);
+    }
+    fprintf(out, "\n");
+}

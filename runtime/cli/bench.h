@@ -1,0 +1,60 @@
+/* runtime/cli/bench.h - what `mica bench` measures, and how.
+ *
+ * An iteration makes fresh random prompts, lets base serve their common prefix, and then starts the clock:
+ * all prompts are submitted at once, greedy and without end of text, and every token's arrival is noted.
+ */
+#ifndef RUNTIME_CLI_BENCH_H
+#define RUNTIME_CLI_BENCH_H
+
+#include "runtime/base/bytes.h"
+#include "runtime/cli/console.h"
+#include "runtime/cli/engine_flags.h"
+
+typedef struct rt_bench_flags {
+    rt_engine_flags engine;
+    uint32_t input_len, output_len, batch_size, num_iters, num_prompts, prefix_len;
+    uint32_t synthetic_loras, synthetic_lora_rank;
+    const char *synthetic_lora_targets, *synthetic_lora_kind;
+    const char *output_json;
+} rt_bench_flags;
+
+/* A growing list of numbers. */
+typedef struct rt_samples {
+    rt_bytes values; /* double */
+} rt_samples;
+
+void rt__samples_add(rt_samples *s, double value);
+size_t rt__samples_count(const rt_samples *s);
+double rt__samples_sum(const rt_samples *s);
+/* The p-th percentile, 0 to 100, between the two values around it; 0 of none. Sorts the samples. */
+double rt__samples_percentile(rt_samples *s, double p);
+void rt__samples_deinit(rt_samples *s);
+
+typedef struct rt_bench_result {
+    rt_samples prefill_s; /* per iteration: from the start to all first tokens */
+    rt_samples decode_s;  /* from there to the last token */
+    rt_samples total_s;
+    rt_samples ttft_ms, itl_ms; /* per request, per token */
+} rt_bench_result;
+
+typedef struct rt_bench {
+    const rt_bench_flags *flags;
+    mica *m;
+    mica_info info;
+    bool is_throughput;
+    uint32_t prompts;    /* of an iteration */
+    uint64_t random;     /* state of the prompts' generator */
+    int32_t *prefix;     /* [prefix_len] */
+    int32_t *prompt;     /* [prefix_len + input_len] */
+    int64_t *last_ns;    /* [prompts] when each got its last token; 0: none yet */
+} rt_bench;
+
+/* Adds one iteration to `result`; NULL: warms up. Errors: the engine's. */
+RC_MUST_CHECK rc_code rt__bench_iterate(rt_bench *b, rt_bench_result *result, rc_msg *msg);
+RC_MUST_CHECK rc_code rt__bench_init(rt_bench *b, rc_msg *msg); /* flags, m, is_throughput and prompts are set */
+void rt__bench_deinit(rt_bench *b);
+
+void rt__bench_print(const rt_bench *b, rt_bench_result *r);
+void rt__bench_write(const rt_bench *b, rt_bench_result *r, rt_bytes *out);
+
+#endif

@@ -1,0 +1,159 @@
+#include "runtime/cli/engine_flags.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define OPTION(member) offsetof(rt_engine_flags, options.member)
+#define FLAG(member) offsetof(rt_engine_flags, member)
+#define NUMBER(name, alias, member, type, min, help)                                                         \
+    {                                                                                                        \
+        name, alias, RT_FLAG_##type, OPTION(member), "N", help, min, 0, NULL, NULL                           \
+    }
+#define TEXT(name, at, value, help)                                                                          \
+    {                                                                                                        \
+        name, NULL, RT_FLAG_TEXT, at, value, help, 0, 0, NULL, NULL                                          \
+    }
+#define CHOICE(name, at, value, help)                                                                        \
+    {                                                                                                        \
+        name, NULL, RT_FLAG_CHOICE, at, value, help, 0, 0, NULL, NULL                                        \
+    }
+
+static bool is_block_size(uint64_t n)
+{
+    return n >= 8 && n <= 256 && !(n & (n - 1));
+}
+
+static const rt_flag shown[] = {
+    TEXT("model", OPTION(model), "PATH", "model directory or .gguf file (required)"),
+    TEXT("served-model-name", OPTION(served_model_name), "NAME", "base's name in requests (PATH)"),
+    CHOICE("load-format", FLAG(load_format), "auto|dummy", "dummy: random weights"),
+    CHOICE("dtype", OPTION(dtype), "auto|float32|bfloat16", "(auto)"),
+    NUMBER("max-model-len", NULL, max_model_len, U32, 1, "(the config's, as far as it fits)"),
+    {"block-size", NULL, RT_FLAG_U32, OPTION(block_size), "N", "8 16 32 64 128 256 (16)", 8, 256,
+     is_block_size, "a power of two from 8 to 256"},
+    NUMBER("kv-cache-memory-bytes", NULL, kv_cache_memory_bytes, U64, 1,
+           "(a quarter of the free, at most 4G)"),
+    NUMBER("num-gpu-blocks-override", NULL, num_gpu_blocks, U32, 1, "K/V blocks, instead of bytes"),
+    NUMBER("max-num-seqs", NULL, max_num_seqs, U32, 1, "sequences at a time (256)"),
+    NUMBER("max-num-batched-tokens", NULL, max_num_batched_tokens, U32, 1, "rows of a step (512)"),
+    {"enable-prefix-caching", NULL, RT_FLAG_BOOL, FLAG(enable_prefix_caching), "[no-]", "(on)", 0, 0, NULL,
+     NULL},
+    CHOICE("scheduling-policy", FLAG(scheduling_policy), "fcfs|priority", "(fcfs)"),
+    NUMBER("seed", NULL, seed, U64, 0, "of requests without one (0)"),
+    {"threads", "t", RT_FLAG_U32, OPTION(threads), "N", "(all cores)", 1, 1024, NULL, NULL},
+    TEXT("cpu-kernels", OPTION(cpu_kernels), "FAMILY", "kernel family (auto)"),
+    {"lora-modules", NULL, RT_FLAG_VALUES, FLAG(lora_modules), "NAME=PATH ...", "adapters, or vLLM's JSON", 0,
+     0, NULL, NULL},
+    NUMBER("max-loras", NULL, max_loras, U32, 1, "resident at a time (8)"),
+    NUMBER("max-lora-rank", NULL, max_lora_rank, U32, 1, "(64)"),
+    {"require-activation", NULL, RT_FLAG_BOOL, OPTION(require_activation), NULL,
+     "refuse where an invocation is missing", 0, 0, NULL, NULL},
+    {"help", "h", RT_FLAG_BOOL, FLAG(help), NULL, "this text", 0, 0, NULL, NULL},
+};
+
+#define IGNORED_TRUTH(name)                                                                                  \
+    {                                                                                                        \
+        name, NULL, RT_FLAG_BOOL, RT_FLAG_IGNORED, NULL, NULL, 0, 0, NULL, NULL                              \
+    }
+#define IGNORED_NUMBER(name)                                                                                 \
+    {                                                                                                        \
+        name, NULL, RT_FLAG_F64, RT_FLAG_IGNORED, "N", NULL, 0, 0, NULL, NULL                                \
+    }
+#define IGNORED_CHOICE(name, value)                                                                          \
+    {                                                                                                        \
+        name, NULL, RT_FLAG_CHOICE, RT_FLAG_IGNORED, value, NULL, 0, 0, NULL, NULL                           \
+    }
+
+/* vLLM's that have nothing to change here, and those of which one value is all there is. */
+static const rt_flag accepted[] = {
+    TEXT("quantization", FLAG(quantization), "auto", NULL),
+    TEXT("kv-cache-dtype", FLAG(kv_cache_dtype), "auto", NULL),
+    TEXT("device", FLAG(device), "auto|cpu", NULL),
+    TEXT("tokenizer", FLAG(tokenizer), "PATH", NULL),
+    {"tensor-parallel-size", "tp", RT_FLAG_U32, FLAG(tensor_parallel_size), "1", NULL, 1, 0, NULL, NULL},
+    IGNORED_TRUTH("enable-lora"),
+    IGNORED_TRUTH("enable-chunked-prefill"),
+    IGNORED_TRUTH("enforce-eager"),
+    IGNORED_TRUTH("disable-log-stats"),
+    IGNORED_TRUTH("disable-log-requests"),
+    IGNORED_TRUTH("enable-log-requests"),
+    IGNORED_TRUTH("trust-remote-code"),
+    IGNORED_TRUTH("enable-prompt-tokens-details"),
+    IGNORED_TRUTH("async-scheduling"),
+    IGNORED_TRUTH("disable-custom-all-reduce"),
+    IGNORED_TRUTH("fully-sharded-loras"),
+    IGNORED_NUMBER("gpu-memory-utilization"),
+    IGNORED_NUMBER("swap-space"),
+    IGNORED_NUMBER("max-cpu-loras"),
+    IGNORED_NUMBER("max-log-len"),
+    IGNORED_CHOICE("lora-dtype", "auto"),
+    IGNORED_CHOICE("tokenizer-mode", "auto"),
+    IGNORED_CHOICE("generation-config", "auto|vllm"),
+    IGNORED_CHOICE("distributed-executor-backend", "mp|uni|ray|external_launcher"),
+};
+
+void rt__engine_flags_init(rt_engine_flags *f)
+{
+    *f = (rt_engine_flags){
+        .options = MICA_OPTIONS_INIT, .enable_prefix_caching = true, .tensor_parallel_size = 1};
+    f->load_format = f->quantization = f->kv_cache_dtype = f->device = "auto";
+    f->scheduling_policy = "fcfs";
+}
+
+void rt__engine_flags_deinit(rt_engine_flags *f)
+{
+    rt_texts_deinit(&f->lora_modules);
+    for (size_t i = 0; i < f->adapters_count; i++) free(f->adapters_owned[i]);
+    free(f->adapters);
+    free(f->adapters_owned);
+}
+
+void rt__engine_flag_sets(rt_engine_flags *f, rt_flag_set sets[RT_ENGINE_SETS])
+{
+    sets[0] = (rt_flag_set){"Engine (sizes take K, M, G)", shown, sizeof shown / sizeof *shown, f};
+    sets[1] = (rt_flag_set){NULL, accepted, sizeof accepted / sizeof *accepted, f};
+}
+
+static rc_code refuse(rc_msg *msg, const char *flag, const char *value, const char *expected)
+{
+    rc_code code = rc_fail(RC_UNIMPLEMENTED, msg, "--%s '%s': expected %s", flag, value, expected);
+    return rc_about(code, msg, flag);
+}
+
+/* What vLLM has and this build does not. */
+static rc_code check_supported(const rt_engine_flags *f, rc_msg *msg)
+{
+    char ranks[16];
+    snprintf(ranks, sizeof ranks, "%u", f->tensor_parallel_size);
+    if (strcmp(f->quantization, "auto") && strcmp(f->quantization, "none"))
+        return refuse(msg, "quantization", f->quantization,
+                      "auto; this build does not quantize (a GGUF file stays as it is)");
+    if (strcmp(f->kv_cache_dtype, "auto"))
+        return refuse(msg, "kv-cache-dtype", f->kv_cache_dtype,
+                      "auto; this build keeps K/V in the model's dtype only");
+    if (strcmp(f->device, "auto") && strcmp(f->device, "cpu"))
+        return refuse(msg, "device", f->device, "auto or cpu; this build has no other device");
+    if (f->tensor_parallel_size != 1)
+        return refuse(msg, "tensor-parallel-size", ranks, "1; this build runs on one rank");
+    if (f->tokenizer && (!f->options.model || strcmp(f->tokenizer, f->options.model)))
+        return refuse(msg, "tokenizer", f->tokenizer, "the model's path; its own tokenizer is the one used");
+    return RC_OK;
+}
+
+rc_code rt__engine_flags_finish(rt_engine_flags *f, rc_msg *msg)
+{
+    mica_options *o = &f->options;
+    RC_TRY(check_supported(f, msg));
+    if (!o->model) {
+        rc_code code = rc_fail(RC_INVALID_ARGUMENT, msg,
+                               "--model is missing: expected a model directory or a .gguf file");
+        return rc_about(code, msg, "model");
+    }
+    o->load_dummy = !strcmp(f->load_format, "dummy");
+    o->priority_scheduling = !strcmp(f->scheduling_policy, "priority");
+    o->disable_prefix_caching = !f->enable_prefix_caching;
+    RC_TRY(rt__lora_modules_decode(f, msg));
+    o->adapters = f->adapters;
+    o->adapters_count = f->adapters_count;
+    return RC_OK;
+}
