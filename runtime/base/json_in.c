@@ -88,7 +88,8 @@ static rc_code read_with(const char *text, size_t bytes, size_t flags, json_t **
     json_t *value = json_loadb(text, bytes, flags, &error);
     if (!value && json_error_code(&error) == json_error_numeric_overflow)
         value = read_clamped(text, bytes, flags, &error);
-    if (!value && json_error_code(&error) == json_error_out_of_memory)
+    /* Where jansson itself finds no memory it mostly says nothing. */
+    if (!value && (json_error_code(&error) == json_error_out_of_memory || !error.text[0]))
         return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %zu bytes of JSON", bytes);
     if (!value)
         return rc_fail(RC_INVALID_ARGUMENT, msg, "not JSON: %s (at byte %d)", error.text, error.position);

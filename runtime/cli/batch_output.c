@@ -54,40 +54,57 @@ static rc_code sort_line(const char *line, size_t bytes, rt_id_set *ids, bool *s
     return code;
 }
 
-/* Goes through an earlier run's lines; copies those that stay to `to`, unless it is -1. */
+/* The beginning of an answer, or what a crash of the machine leaves in its place. */
+static bool may_be_torn(const char *line, size_t bytes)
+{
+    return !bytes || line[0] == '{' || !line[0];
+}
+
+static rc_code fail_foreign(const rt_batch_output *o, uint64_t number, rc_msg *msg)
+{
+    return rc_fail(RC_INVALID_ARGUMENT, msg,
+                   "'%s' line %llu is no batch answer; expected what an earlier run wrote", o->path,
+                   (unsigned long long)number);
+}
+
+static rc_code keep(rt_batch_output *o, int to, uint64_t start, const char *line, size_t bytes, rc_msg *msg)
+{
+    if (o->kept_bytes != start) o->needs_rewrite = true;
+    o->kept_bytes += bytes;
+    o->kept_lines++;
+    if (to < 0 || write(to, line, bytes) == (ssize_t)bytes) return RC_OK;
+    return fail_system("cannot write beside", o->path, msg);
+}
+
+/* Goes through an earlier run's lines; copies those that stay to `to`, unless it is -1. A line that is none
+ * of ours is refused, so that no other file is emptied by mistake; the last one may be torn. */
 static rc_code scan(rt_batch_output *o, int from, int to, rt_id_set *ids, rc_msg *msg)
 {
     rt_lines lines;
     const char *line;
     size_t bytes;
     rc_code code = RC_OK;
-    uint64_t foreign = 0; /* a line that is none of ours, allowed at the very end only: torn */
+    uint64_t torn = 0; /* number of a line that is allowed as the last one only */
     rt_lines_init(&lines, from, LINE_BYTES_MAX);
     o->kept_bytes = o->kept_lines = 0;
     o->needs_rewrite = false;
     while (code == RC_OK) {
         uint64_t start = lines.offset;
-        bool stays, is_foreign;
+        bool stays = false, is_foreign = false;
         rt_line_state state = rt_lines_next(&lines, &line, &bytes);
-        if (state == RT_LINE_END || state == RT_LINE_TORN) break;
+        if (state == RT_LINE_END) break;
         if (state == RT_LINE_NEEDS) {
             code = rt_lines_fill(&lines, msg);
             continue;
         }
-        if (foreign || state == RT_LINE_TOO_LONG) {
-            code = rc_fail(RC_INVALID_ARGUMENT, msg,
-                           "'%s' line %llu is no batch answer; expected what an earlier run wrote", o->path,
-                           (unsigned long long)(foreign ? foreign : lines.number));
+        if (torn || state == RT_LINE_TOO_LONG) {
+            code = fail_foreign(o, torn ? torn : lines.number, msg);
             break;
         }
-        code = sort_line(line, bytes, ids, &stays, &is_foreign, msg);
-        if (is_foreign) foreign = lines.number;
-        if (code != RC_OK || !stays) continue;
-        o->needs_rewrite = o->needs_rewrite || o->kept_bytes != start;
-        o->kept_bytes += bytes + 1;
-        o->kept_lines++;
-        if (to >= 0 && write(to, line, bytes + 1) != (ssize_t)(bytes + 1))
-            code = fail_system("cannot write beside", o->path, msg);
+        if (state == RT_LINE && bytes) code = sort_line(line, bytes, ids, &stays, &is_foreign, msg);
+        if (is_foreign || state == RT_LINE_TORN) torn = lines.number;
+        if (torn && !may_be_torn(line, bytes)) code = fail_foreign(o, torn, msg);
+        if (code == RC_OK && stays) code = keep(o, to, start, line, bytes + 1, msg);
     }
     rt_lines_deinit(&lines);
     return code;

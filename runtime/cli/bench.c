@@ -179,8 +179,8 @@ int rt_command_bench(int argc, char **argv)
     if (out == stdout)
         fprintf(
             out,
-            "usage: mica bench latency    --model DIR [flags]   one batch at a time: prefill, then decode\n"
-            "       mica bench throughput --model DIR [flags]   all prompts at once\n\n"
+            "usage: mica bench latency    --model DIR [flags]   one batch at a time\n"
+            "       mica bench throughput --model DIR [flags]   all at once\n\n"
             "       mica bench latency --help, mica bench throughput --help: their flags\n");
     return out == stdout ? 0 : 1;
 }

@@ -21,7 +21,7 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 static void print_help(FILE *out)
 {
     fprintf(out, "usage: mica COMMAND [flags]\n\n"
-                 "Serves one model and many LoRA and Activated LoRA adapters from one paged K/V cache.\n\n");
+                 "One model and many LoRA and Activated LoRA adapters on one paged K/V cache.\n\n");
     for (size_t i = 0; i < COMMANDS; i++) fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].help);
     fprintf(out, "\n  mica COMMAND --help   the command's flags\n  mica --version\n");
 }

@@ -28,6 +28,8 @@ size_t rt__token_log_count(const rt_token_log *log)
 size_t rt__offsets_characters(rt_offsets *o, size_t byte)
 {
     if (byte > o->bytes) byte = o->bytes; /* a stop string cut the text after this token had come */
+    while (byte && byte < o->bytes && ((unsigned char)o->text[byte] & 0xc0) == 0x80)
+        byte--; /* inside a character */
     if (byte < o->at) o->at = o->characters = 0;
     o->characters += rt_utf8_count(o->text + o->at, byte - o->at);
     o->at = byte;
