@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 VENV = BUILD / "venv"
 MODEL = BUILD / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
-TOKENIZERS = "tokenizers==0.23.3"
+VENV_PACKAGES = ["tokenizers==0.23.3", "gguf==0.19.0"]
 JOBS = str(os.cpu_count() or 2)
 # Sanitized builds are slow: they run what touches most code. Names are parts of test names.
 E2E_DEV = ["test_cache", "test_requests", "granite_float32", "hybrid_bfloat16", "llama_bias_float32", "same_bits"]
@@ -79,13 +79,14 @@ def fetch_model():
 
 def tokenizers(long):
     """The comparison with Hugging Face's tokenizers library, which gets a virtual environment of its own."""
-    if not (VENV / "ready").exists():
+    ready = VENV / "ready"
+    if not ready.exists() or ready.read_text() != " ".join(VENV_PACKAGES):
         status, output = run(["python3", "-m", "venv", "--clear", VENV])
         if status == 0:
-            status, output = run([VENV / "bin/pip", "install", "--quiet", TOKENIZERS])
+            status, output = run([VENV / "bin/pip", "install", "--quiet", *VENV_PACKAGES])
         if status:
             return as_one(status, output)
-        (VENV / "ready").touch()
+        ready.write_text(" ".join(VENV_PACKAGES))
     more = ["--cases", 20000, "--variants", 2000] if long else []
     return counted([VENV / "bin/python", "tests/runtime/tokenizer/compare_hf.py", BUILD / "release/tok_cli",
                     "--gguf", MODEL, *more])
