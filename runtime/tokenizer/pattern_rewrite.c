@@ -459,7 +459,8 @@ rc_code rt__tok_pattern_rewrite(const char *text, size_t bytes, rt_bytes *out, r
         return rc_fail(RC_INVALID_ARGUMENT, msg, "a regex of the tokenizer has %zu bytes, more than %d",
                        bytes, PATTERN_MAX);
     rewriter w = {.text = text, .bytes = bytes, .out = out, .msg = msg};
-    RC_TRY(alternatives(&w));
-    if (more(&w) && !out->failed) return refuse(&w, "a closing parenthesis");
-    return RC_OK;
+    rc_code code = alternatives(&w);
+    if (out->failed) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a regular expression");
+    if (code == RC_OK && more(&w)) return refuse(&w, "a closing parenthesis");
+    return code;
 }

@@ -39,7 +39,9 @@ uint32_t rt_tokenizer_vocab(const rt_tokenizer *t); /* highest id + 1 */
 bool rt_tokenizer_is_special(const rt_tokenizer *t, int32_t id);
 int32_t rt_tokenizer_id(const rt_tokenizer *t, const char *token, size_t bytes); /* -1: none */
 
-/* Raw bytes of one token (byte-level decoded; an added token's content as it is). Unknown id: 0 bytes. */
+/* Bytes that one token stands for in decoded text, which need not be whole characters. As in the library,
+ * a token (an added one, too) whose characters all belong to the byte-level alphabet is decoded to bytes, any
+ * other is its text as it is. Unknown id: 0 bytes. */
 const char *rt_tokenizer_bytes(const rt_tokenizer *t, int32_t id, size_t *bytes);
 
 /* Incremental detokenizer: concatenated pieces equal the decoding of all ids at once. Bytes that do not
@@ -53,8 +55,8 @@ typedef struct rt_detok {
 } rt_detok;
 
 void rt_detok_init(rt_detok *d, bool skip_special);
-/* Text that `id` completes, written to out (at most out_max bytes; rt_tokenizer_piece_max() always
- * suffices); gives its length. */
+/* Text that `id` completes, written to out; gives its length. Needs out_max >= rt_tokenizer_piece_max(). An
+ * id without a token adds nothing. */
 size_t rt_detok_push(rt_detok *d, const rt_tokenizer *t, int32_t id, char *out, size_t out_max);
 size_t rt_detok_finish(rt_detok *d, const rt_tokenizer *t, char *out, size_t out_max);
 size_t rt_tokenizer_piece_max(const rt_tokenizer *t);

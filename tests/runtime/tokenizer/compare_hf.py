@@ -32,21 +32,30 @@ RANGES = [(0x20, 0x7E), (0x20, 0x7E), (0xA0, 0x17F), (0, 0x1F), (0x7F, 0x9F), (0
           (0x11000, 0x11FFF), (0x13430, 0x14400), (0x16000, 0x16FFF), (0x1B000, 0x1BFFF), (0x1D100, 0x1D7FF),
           (0x1DF00, 0x1F0FF), (0x1F1E6, 0x1F1FF), (0x1F300, 0x1FAFF), (0x2EBF0, 0x2F800), (0x2F800, 0x2FA1F),
           (0x31340, 0x323B0), (0xE0001, 0xE01EF), (0x10FF00, 0x10FFFF)]
-MARKS = [0x300, 0x301, 0x302, 0x304, 0x307, 0x308, 0x30A, 0x316, 0x323, 0x327, 0x328, 0x334, 0x338, 0x345, 0x35C, 0x5B0,
+MARKS = [0x300, 0x301, 0x302, 0x304, 0x307, 0x308, 0x30A, 0x316, 0x323, 0x327, 0x328, 0x334, 0x338, 0x345, 0x35C,
+         0x5B0,
          0x64B, 0x93C, 0x94D, 0x3099, 0x309A, 0x1AB0, 0x1DF6, 0x20D0, 0x7FD, 0x898, 0xEBA, 0x11930, 0x16FF0, 0x1D165,
          0x1E130, 0x897, 0x1E4EC, 0x11F41]
-PIECES = ["'s", "'S", "'t", "'re", "'VE", "'m", "'ll", "'lL", "'d", "'\u017f", "'\u212a", "\u2019s", "\u0130", "\u0131",
+PIECES = ["'s", "'S", "'t", "'re", "'VE", "'m", "'ll", "'lL", "'d", "'\u017f", "'\u212a", "\u2019s", "\u0130",
+          "\u0131",
           "\u1e9e", "\u00df", "\u01c5", "\ufb01", "\u2126", "\u212b", "\u1100\u1161\u11a8", "\uac00\u11a8", "\u00b2",
           "\u00bd", "\u2167", "\u0663\u0664", "\u4e09", "\u0e01\u0e33", "\U0001f469\u200d\U0001f467", "\u2764\ufe0f",
-          "\U0001f1e9\U0001f1ea", "\r\n", "\n\n", "  ", "\t", "\ufeff", "\x00", "...", "!?", "//", "<|", "|>", "_", "--",
-          "\u180e", "\u0345", "\u24d0", "\U0001f130", "\u200d", "\u0fb2\u0f71\u0f80", "\u1b06", "\U00011935\U00011930",
+          "\U0001f1e9\U0001f1ea", "\r\n", "\n\n", "  ", "\t", "\ufeff", "\x00", "...", "!?", "//", "<|", "|>", "_",
+          "--",
+          "\u180e", "\u0345", "\u24d0", "\U0001f130", "\u200d", "\u0fb2\u0f71\u0f80", "\u1b06",
+          "\U00011935\U00011930",
           "\U000105d2\u0307", "ab", "0", "00", "Caf\u00c9", "cafe\u0301", "word", "two words", "<tool>"]
-WORDS = "the of and hello World token izer it I don won they naive Strasse x y int main return def self None 1999".split()
-REGEXES = [r"\s+", r"\p{N}", r"\p{L}+", r" ?\p{P}+", r"[^\s\p{L}\p{N}]+", r"\w+", r"[\w']+", r"\W", r"[^\S\n]+", r"\d{1,3}",
-           r"\d{2}(?=\d)", r"(?<!\p{L})\p{Lu}", r"[\p{L}\p{M}]+", r".", r"(?m).{1,3}", r"^", r"$", r"\s+$", r"^\s+", r"\D+",
+WORDS = "the of and hello World token izer it I don won they naive Strasse x y int main return def self None 1999".split(
+           )
+REGEXES = [r"\s+", r"\p{N}", r"\p{L}+", r" ?\p{P}+", r"[^\s\p{L}\p{N}]+", r"\w+", r"[\w']+", r"\W", r"[^\S\n]+",
+           r"\d{1,3}",
+           r"\d{2}(?=\d)", r"(?<!\p{L})\p{Lu}", r"[\p{L}\p{M}]+", r".", r"(?m).{1,3}", r"^", r"$", r"\s+$", r"^\s+",
+           r"\D+",
            r"[a-fA-F\d]+", r"\h{2}", r"(?i:the|[aeiou])", r"(?i)x|of", r"\S*", r"[^\P{L}a-z]", r"[\W\d]", r"\p{Han}+",
-           r"\p{^L}+", r"(\p{L})(?:\p{N}|\s)?", r"\v|\t|\x{85}|\u00a0", r"(?>\s+)\S", r"\p{Ll}*?\p{Lu}", r"a{,2}b|x{2,}",
-           r"[\r\n]", r"(?:\p{L}{2})+", r"\p{S}|\p{M}+", r"[!-/:-@]+", r"\p{N}{1,3}+", r"\A.|.\z|\Z", r"", r"\p{Cf}|\p{Z}"]
+           r"\p{^L}+", r"(\p{L})(?:\p{N}|\s)?", r"\v|\t|\x{85}|\u00a0", r"(?>\s+)\S", r"\p{Ll}*?\p{Lu}",
+           r"a{,2}b|x{2,}",
+           r"[\r\n]", r"(?:\p{L}{2})+", r"\p{S}|\p{M}+", r"[!-/:-@]+", r"\p{N}{1,3}+", r"\A.|.\z|\Z", r"",
+           r"\p{Cf}|\p{Z}"]
 
 EMPTY = (r"^", r"$", r"\S*", r"", r"\A.|.\z|\Z")  # those that match where nothing is
 
@@ -90,7 +99,9 @@ def random_string(rng, contents):
 
 
 def random_pattern(rng):
-    return {"Regex": rng.choice(REGEXES)} if rng.random() < 0.8 else {"String": rng.choice((" ", "a", "ab", "\n", ".", "--"))}
+    if rng.random() < 0.8:
+        return {"Regex": rng.choice(REGEXES)}
+    return {"String": rng.choice((" ", "a", "ab", "\n", ".", "--"))}
 
 
 def random_normalizer(rng):
@@ -109,7 +120,8 @@ def random_normalizer(rng):
 
 def random_pre(rng):
     behavior = rng.choice(("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"))
-    kind = rng.choice(("Split", "Split", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit", "ByteLevel"))
+    kind = rng.choice(("Split", "Split", "Split", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit",
+                       "ByteLevel"))
     one = {"type": kind}
     if kind == "Split":
         one.update(pattern=random_pattern(rng), behavior=behavior, invert=rng.random() < 0.3)
@@ -137,8 +149,8 @@ def random_variant(rng, base):
     whole["model"]["ignore_merges"] = rng.random() < 0.3
     whole["model"]["fuse_unk"] = rng.random() < 0.3
     for _ in range(rng.choice((0, 2, 6))):
-        content = rng.choice(("<a>", "<ab>", "<a><b>", "x", "the", " ", "\n", "  ", "Caf\u00e9", "\u00c9", "<b> ", " <c>",
-                              "A", "e\u0301", "日本", "\u1e9e", "'s", "1", "<|endoftext|>", "\u017f", "\ufb01"))
+        content = rng.choice(("<a>", "<ab>", "<a><b>", "x", "the", " ", "\n", "  ", "Caf\u00e9", "\u00c9", "<b> ",
+                              " <c>", "A", "e\u0301", "日本", "\u1e9e", "'s", "1", "<|endoftext|>", "\u017f", "\ufb01"))
         whole["added_tokens"].append({"id": 0, "content": content, **{
             flag: rng.random() < 0.35 for flag in ("single_word", "lstrip", "rstrip", "normalized", "special")}})
     return whole
