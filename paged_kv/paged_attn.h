@@ -69,8 +69,8 @@ typedef struct kv_write {
     void *kv;
 } kv_write;
 
-/* Scratch bytes that one part of kv_attn_cpu needs; parts use scratch of their own. */
-size_t kv_attn_cpu_scratch_bytes(const kv_layout *layout, uint32_t heads, uint32_t rows_max);
+/* Scratch bytes that one part of kv_attn_cpu needs, whatever the plan; parts use scratch of their own. */
+size_t kv_attn_cpu_scratch_bytes(const kv_layout *layout);
 
 #ifdef __cplusplus
 }

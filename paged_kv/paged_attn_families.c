@@ -25,10 +25,8 @@ const kv_cpu_kernels *kv_cpu_kernels_of(const char *family)
 }
 
 /* One more vector of floats for each array, of which there are eleven, and for alignment. */
-size_t kv_attn_cpu_scratch_bytes(const kv_layout *layout, uint32_t heads, uint32_t rows_max)
+size_t kv_attn_cpu_scratch_bytes(const kv_layout *layout)
 {
-    (void)heads;
-    (void)rows_max;
     size_t dim = layout->head_dim + 15, tile = KV_TILE;
     size_t floats = 2 * dim * tile + (3 * dim + tile + 4) * KV__UNIT_QUERIES + dim + 12 * 16;
     return floats * sizeof(float);

@@ -27,7 +27,7 @@ static rt_cpu_sizes sizes_of(const rt_device_options *o)
     s.wide = times(s.threads, RT_WIDE_FLOATS * sizeof(float));
     if (o->slots_max)
         s.lora = times(adapter_lora_scratch_floats(o->rows_max, o->lora_rank_max), sizeof(float));
-    s.attention_part = round_up(kv_attn_cpu_scratch_bytes(&o->kv, o->heads, o->rows_max), 64);
+    s.attention_part = round_up(kv_attn_cpu_scratch_bytes(&o->kv), 64);
     s.attention = times(s.attention_part, s.threads);
     s.kv = times(kv_block_bytes(&o->kv), o->kv_blocks);
     s.slots = times(o->slots_max, sizeof(adapter_lora *) + sizeof(void *) + sizeof(size_t));

@@ -39,10 +39,13 @@ typedef struct rt_history {
 /* Scratch for one call over a vocabulary of this size. */
 size_t rt_sampler_scratch_bytes(uint32_t vocab);
 
-/* Draws the next token. logits [vocab] are read only. */
-int32_t rt_sample(const float *logits, uint32_t vocab, const rt_sampling *s, const rt_history *h, void *scratch);
+/* Draws the next token. logits [vocab] are read only. top_k keeps exactly k (vLLM: all that tie with the
+ * k-th). A temperature below 1e-5 is greedy. */
+int32_t rt_sample(const float *logits, uint32_t vocab, const rt_sampling *s, const rt_history *h,
+                  void *scratch);
 
-/* Log probability and rank (1 + how many are strictly greater) of `token`, and the `top_count` best, best first. */
+/* Log probability and rank (1 + how many are strictly greater) of `token`, and the `top_count` best, best
+ * first. */
 void rt_logprobs(const float *logits, uint32_t vocab, int32_t token, uint32_t top_count, float *logprob,
                  uint32_t *rank, mica_top *top);
 

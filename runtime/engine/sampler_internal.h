@@ -12,7 +12,7 @@ typedef struct rt__candidate {
 
 typedef struct rt__row {
     uint32_t vocab;
-    float *logits;             /* [vocab] after bias, mask and penalties; then relative to the highest, <= 0 */
+    float *logits;             /* [vocab] adjusted; then less the highest, over the temperature */
     float *weights;            /* [vocab] e^logit, 0 where the token can't be drawn; the highest is 1 */
     rt__candidate *candidates; /* [vocab] */
     rt__candidate *spare;      /* [vocab]: sorting, the tokens seen, weights that are kept */

@@ -80,11 +80,12 @@ static float *rows_of(const scene *s, char which, const scene_run *runs, uint32_
     for (size_t i = 0; i < rows * (width + PADDING); i++) x[i] = NAN;
     for (uint32_t i = 0; which && i < count; i++)
         for (uint32_t r = 0; r < runs[i].rows; r++, at += width + PADDING)
-            for (uint32_t j = 0; j < width; j++) x[at + j] = scene_value(s, which, runs[i].seq, runs[i].from + r, j);
+            for (uint32_t j = 0; j < width; j++)
+                x[at + j] = scene_value(s, which, runs[i].seq, runs[i].from + r, j);
     return x;
 }
 
-/* Spans of the runs; past_shared of them, the last ones, become one group where grouped. */
+/* Spans of the runs; where grouped, those past what is shared become one group. */
 static kv_plan plan_of(const scene *s, const scene_run *runs, uint32_t count, int grouped)
 {
     kv_span *spans = malloc(count * sizeof *spans);
@@ -108,7 +109,8 @@ static void plan_free(kv_plan *p)
     free((void *)p->groups);
 }
 
-void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count, uint32_t parts)
+void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count,
+                 uint32_t parts)
 {
     uint32_t width = s->layout.kv_heads * s->layout.head_dim;
     kv_plan plan = plan_of(s, runs, count, 0);
@@ -126,9 +128,9 @@ void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs
     uint32_t width = s->heads * s->layout.head_dim;
     kv_plan plan = plan_of(s, runs, count, grouped);
     float *q = rows_of(s, 'q', runs, count, width), *out = rows_of(s, 0, runs, count, width);
-    kv_attn a = {&s->layout, &plan, s->layer, s->heads, 1 / sqrtf((float)s->layout.head_dim), q, width + PADDING,
-                 out, width + PADDING, s->kv};
-    size_t bytes = kv_attn_cpu_scratch_bytes(&s->layout, s->heads, 1);
+    float scale = 1 / sqrtf((float)s->layout.head_dim);
+    kv_attn a = {&s->layout, &plan, s->layer, s->heads, scale, q, width + PADDING, out, width + PADDING, s->kv};
+    size_t bytes = kv_attn_cpu_scratch_bytes(&s->layout);
     for (uint32_t p = 0; p < parts; p++) {
         void *scratch = malloc(bytes);
         memset(scratch, 0xff, bytes);
@@ -138,7 +140,8 @@ void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs
     const float *row = out;
     for (uint32_t i = 0; i < count; i++)
         for (uint32_t r = 0; r < runs[i].rows; r++, row += width + PADDING) {
-            memcpy(s->out + ((size_t)runs[i].seq * s->longest + runs[i].from + r) * width, row, width * sizeof *row);
+            size_t to = ((size_t)runs[i].seq * s->longest + runs[i].from + r) * width;
+            memcpy(s->out + to, row, width * sizeof *row);
             for (uint32_t j = width; j < width + PADDING; j++) assert_true(isnan(row[j]));
         }
     free(q);
@@ -154,7 +157,8 @@ static void check_head(const scene *s, uint32_t seq, uint32_t position, uint32_t
     for (uint32_t t = 0; t <= position; t++) {
         p[t] = 0;
         for (uint32_t d = 0; d < dim; d++)
-            p[t] += (double)scene_value(s, 'q', seq, position, head * dim + d) * stored(s, 'k', seq, t, g * dim + d);
+            p[t] += (double)scene_value(s, 'q', seq, position, head * dim + d) *
+                    stored(s, 'k', seq, t, g * dim + d);
         p[t] *= scale;
         if (p[t] > top) top = p[t];
     }
@@ -164,7 +168,8 @@ static void check_head(const scene *s, uint32_t seq, uint32_t position, uint32_t
         for (uint32_t t = 0; t <= position; t++) want += p[t] / sum * stored(s, 'v', seq, t, g * dim + d);
         float got = s->out[((size_t)seq * s->longest + position) * s->heads * dim + head * dim + d];
         if (!(fabs(got - want) <= 2e-6))
-            fail_msg("seq %u position %u head %u dim %u: %.9g, expected %.9g", seq, position, head, d, got, want);
+            fail_msg("seq %u position %u head %u dim %u: %.9g, expected %.9g", seq, position, head, d, got,
+                     want);
     }
 }
 

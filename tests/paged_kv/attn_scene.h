@@ -36,7 +36,8 @@ void scene_destroy(scene *s);
 float scene_value(const scene *s, char which, uint32_t seq, uint32_t position, uint32_t i);
 
 /* Writes K/V of the runs, and/or attends; `grouped`: runs past `shared` in one group with it. */
-void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count, uint32_t parts);
+void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count,
+                 uint32_t parts);
 void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count, int grouped,
                   uint32_t parts);
 

@@ -160,7 +160,8 @@ static void draws_follow_the_definition(void **state)
             bins++;
         }
         /* 4.5 standard deviations of the chi-square's mean */
-        if (chi > bins + 4.5 * sqrt(2 * bins + 1) + 4) fail_msg("seed %u: chi-square %g of %g", seed, chi, bins);
+        if (chi > bins + 4.5 * sqrt(2 * bins + 1) + 4)
+            fail_msg("seed %u: chi-square %g of %g", seed, chi, bins);
     }
     free(scratch);
 }
@@ -176,7 +177,8 @@ static void truncated_sets_are_exact_where_logits_tie(void **state)
     for (uint32_t seed = 1; seed <= 60; seed++) {
         state_ = 1000 + seed;
         uint32_t counts[VOCAB] = {0};
-        for (uint32_t i = 0; i < VOCAB; i++) logits[i] = below(20) == 0 ? 2.0f + 0.125f * (float)below(3) : -30;
+        for (uint32_t i = 0; i < VOCAB; i++)
+            logits[i] = below(20) == 0 ? 2.0f + 0.125f * (float)below(3) : -30;
         rt_sampling s = plain;
         s.seed = seed;
         if (seed & 1) s.top_k = 1 + below(12);
