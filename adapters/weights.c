@@ -170,7 +170,7 @@ static rc_code add_delta(loader *l, uint32_t layer, const adapter_module *module
     return RC_OK;
 }
 
-/* A name that the model does not have is idle, as in PEFT; modules that it has and Mica cannot adapt are not. */
+/* A name that the model does not have is idle, as in PEFT; a module that Mica cannot adapt is not. */
 static rc_code check_targets(const loader *l)
 {
     for (uint32_t i = 0; i < adapter_config_targets_count(l->config); i++)
