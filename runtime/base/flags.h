@@ -44,13 +44,14 @@ typedef enum rt_flag_kind {
 #define RT_FLAG_IGNORED SIZE_MAX /* as `at`: checked, then forgotten */
 
 typedef struct rt_flag {
-    const char *name;   /* without dashes */
-    const char *alias;  /* short form, written with one dash; or NULL */
+    const char *name;  /* without dashes */
+    const char *alias; /* short form, written with one dash; or NULL */
     rt_flag_kind kind;
-    size_t at;          /* offset in the target */
-    const char *value;  /* "N", "PATH", "fcfs|priority"; of --x, --no-x: "[no-]" where help shows both, or NULL */
-    const char *help;   /* with the default; NULL: accepted but not shown */
-    uint64_t min, max;  /* of numbers; max 0: what the type holds */
+    size_t at; /* offset in the target */
+    const char
+        *value; /* "N", "PATH", "fcfs|priority"; of --x, --no-x: "[no-]" where help shows both, or NULL */
+    const char *help;              /* with the default; NULL: accepted but not shown */
+    uint64_t min, max;             /* of numbers; max 0: what the type holds */
     bool (*check)(uint64_t value); /* or NULL; then `expected` says what it lets through */
     const char *expected;
 } rt_flag;
@@ -63,8 +64,8 @@ typedef struct rt_flag_set {
 } rt_flag_set;
 
 /* `rest`: NULL, then anything but flags is refused; else what is left, "-" and all after "--" included. */
-RC_MUST_CHECK rc_code rt_flags_parse(const rt_flag_set *sets, size_t sets_count, int argc, char **argv, rt_texts *rest,
-                                     rc_msg *msg);
+RC_MUST_CHECK rc_code rt_flags_parse(const rt_flag_set *sets, size_t sets_count, int argc, char **argv,
+                                     rt_texts *rest, rc_msg *msg);
 /* A line for every flag that has help, under its set's title, in at most 80 columns. */
 void rt_flags_help(const rt_flag_set *sets, size_t sets_count, FILE *out);
 /* Names only, several a line: for sets too long for one screen. */

@@ -15,10 +15,10 @@ extern "C" {
 #endif
 
 typedef enum rt_line_state {
-    RT_LINE = 1,       /* a line */
-    RT_LINE_TORN,      /* the last one, which no line feed ends */
-    RT_LINE_TOO_LONG,  /* longer than bytes_max; its bytes are skipped */
-    RT_LINE_NEEDS,     /* nothing complete: fill, then ask again */
+    RT_LINE = 1,      /* a line */
+    RT_LINE_TORN,     /* the last one, which no line feed ends */
+    RT_LINE_TOO_LONG, /* longer than bytes_max; its bytes are skipped */
+    RT_LINE_NEEDS,    /* nothing complete: fill, then ask again */
     RT_LINE_END
 } rt_line_state;
 
@@ -26,10 +26,10 @@ typedef struct rt_lines {
     int fd;
     size_t bytes_max;
     rt_bytes read;
-    size_t at;        /* in `read`: where the next line begins */
-    size_t searched;  /* in `read`: no line feed before it */
-    uint64_t number;  /* of the line given last, from 1 */
-    uint64_t offset;  /* in the file: where the next line begins */
+    size_t at;       /* in `read`: where the next line begins */
+    size_t searched; /* in `read`: no line feed before it */
+    uint64_t number; /* of the line given last, from 1 */
+    uint64_t offset; /* in the file: where the next line begins */
     bool is_skipping;
     bool is_ended;
 } rt_lines;
@@ -39,7 +39,8 @@ void rt_lines_deinit(rt_lines *l); /* does not close fd */
 
 /* *line, without its line feed, is valid until rt_lines_fill(). */
 rt_line_state rt_lines_next(rt_lines *l, const char **line, size_t *bytes);
-/* Errors INTERNAL: read(2) failed, with errno's text. UNAVAILABLE: interrupted by a signal, or nothing there. */
+/* Errors INTERNAL: read(2) failed, with errno's text. UNAVAILABLE: interrupted by a signal, or nothing there.
+ */
 RC_MUST_CHECK rc_code rt_lines_fill(rt_lines *l, rc_msg *msg);
 
 #ifdef __cplusplus

@@ -27,7 +27,8 @@ void rt_progress_init(rt_progress *p, int fd);
 void rt_progress_deinit(rt_progress *p); /* takes the bar away */
 
 /* Draws "label [#####     ] 45% text", at most ten times a second; total 0: no bar, text only. */
-void rt_progress_draw(rt_progress *p, int64_t now_ns, const char *label, uint64_t done, uint64_t total, const char *text);
+void rt_progress_draw(rt_progress *p, int64_t now_ns, const char *label, uint64_t done, uint64_t total,
+                      const char *text);
 void rt_progress_clear(rt_progress *p);
 /* Writes one line above the bar. */
 RC_PRINTF(2, 3) void rt_progress_line(rt_progress *p, const char *format, ...);

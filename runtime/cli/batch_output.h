@@ -2,7 +2,8 @@
  *
  * Without resume an existing file is emptied. With it, what an uninterrupted run would have left of it stays:
  * the lines of status 200. Lines of failed requests go, as those are done again, and so does a torn last
- * line. The file is replaced in one rename(2), or cut off at its end, so that a second interruption loses nothing.
+ * line. The file is replaced in one rename(2), or cut off at its end, so that a second interruption loses
+ * nothing.
  *
  *     check   before the model is loaded: can it be written, and what is in it; changes nothing
  *     open    empties or tidies it

@@ -42,16 +42,17 @@ typedef struct rt_bench {
     mica *m;
     mica_info info;
     bool is_throughput;
-    uint32_t prompts;    /* of an iteration */
-    uint64_t random;     /* state of the prompts' generator */
-    int32_t *prefix;     /* [prefix_len] */
-    int32_t *prompt;     /* [prefix_len + input_len] */
-    int64_t *last_ns;    /* [prompts] when each got its last token; 0: none yet */
+    uint32_t prompts; /* of an iteration */
+    uint64_t random;  /* state of the prompts' generator */
+    int32_t *prefix;  /* [prefix_len] */
+    int32_t *prompt;  /* [prefix_len + input_len] */
+    int64_t *last_ns; /* [prompts] when each got its last token; 0: none yet */
 } rt_bench;
 
 /* Adds one iteration to `result`; NULL: warms up. Errors: the engine's. */
 RC_MUST_CHECK rc_code rt__bench_iterate(rt_bench *b, rt_bench_result *result, rc_msg *msg);
-RC_MUST_CHECK rc_code rt__bench_init(rt_bench *b, rc_msg *msg); /* flags, m, is_throughput and prompts are set */
+RC_MUST_CHECK rc_code rt__bench_init(rt_bench *b,
+                                     rc_msg *msg); /* flags, m, is_throughput and prompts are set */
 void rt__bench_deinit(rt_bench *b);
 
 void rt__bench_print(const rt_bench *b, rt_bench_result *r);

@@ -21,12 +21,12 @@ typedef enum rt_field_kind {
 typedef struct rt_field {
     const char *name;
     rt_field_kind kind;
-    size_t at;             /* in rt_completion_request */
-    size_t has_at;         /* of a bool that says whether it was given; 0: none */
+    size_t at;     /* in rt_completion_request */
+    size_t has_at; /* of a bool that says whether it was given; 0: none */
     double min, max;
     bool is_min_excluded;
-    const char *expected;  /* in words, for messages */
-    const char *inert;     /* of RT_FIELD_INERT: the JSON value; NULL: any */
+    const char *expected; /* in words, for messages */
+    const char *inert;    /* of RT_FIELD_INERT: the JSON value; NULL: any */
     json_type inert_type;
 } rt_field;
 
@@ -34,13 +34,14 @@ extern const rt_field rt__fields[];
 extern const size_t rt__fields_count;
 
 /* Fields that hold more than a number; each refuses by name and fills its arrays in `r`. */
-RC_MUST_CHECK rc_code rt__decode_prompt(const rt_field *f, const json_t *v, uint32_t vocab, rt_completion_request *r,
-                                        rc_msg *msg);
-RC_MUST_CHECK rc_code rt__decode_stop(const rt_field *f, const json_t *v, rt_completion_request *r, rc_msg *msg);
-RC_MUST_CHECK rc_code rt__decode_ids(const rt_field *f, const json_t *v, uint32_t vocab, rt_completion_request *r,
-                                     rc_msg *msg);
-RC_MUST_CHECK rc_code rt__decode_bias(const rt_field *f, const json_t *v, uint32_t vocab, rt_completion_request *r,
+RC_MUST_CHECK rc_code rt__decode_prompt(const rt_field *f, const json_t *v, uint32_t vocab,
+                                        rt_completion_request *r, rc_msg *msg);
+RC_MUST_CHECK rc_code rt__decode_stop(const rt_field *f, const json_t *v, rt_completion_request *r,
                                       rc_msg *msg);
+RC_MUST_CHECK rc_code rt__decode_ids(const rt_field *f, const json_t *v, uint32_t vocab,
+                                     rt_completion_request *r, rc_msg *msg);
+RC_MUST_CHECK rc_code rt__decode_bias(const rt_field *f, const json_t *v, uint32_t vocab,
+                                      rt_completion_request *r, rc_msg *msg);
 
 /* "max_tokens is -1; expected ...", about that field. */
 rc_code rt__fail_field(const rt_field *f, const json_t *v, rc_msg *msg);

@@ -20,7 +20,7 @@ enum {
     RT_COMPLETION_CHOICES_MAX = 16384, /* prompts * n: each is a sequence of the engine */
     RT_COMPLETION_STOPS_MAX = 1024,    /* stop strings, and stop_token_ids */
     RT_COMPLETION_LOGPROBS_MAX = 20,
-    RT_COMPLETION_SALT_MAX = 1024      /* bytes of cache_salt, as in vLLM */
+    RT_COMPLETION_SALT_MAX = 1024 /* bytes of cache_salt, as in vLLM */
 };
 
 typedef struct rt_completion_prompt {
@@ -32,7 +32,7 @@ typedef struct rt_completion_prompt {
 
 typedef struct rt_completion_request {
     json_t *body;
-    mica_request common;  /* all but user, key, prompt and first_choice */
+    mica_request common; /* all but user, key, prompt and first_choice */
     rt_completion_prompt *prompts;
     size_t prompts_count; /* >= 1 */
     int32_t *ids;         /* of all prompts, one after the other */
@@ -47,7 +47,8 @@ typedef struct rt_completion_request {
 } rt_completion_request;
 
 /* vocab: token ids are below it. *out is destroyed by rt_completion_request_destroy(). */
-RC_MUST_CHECK rc_code rt_completion_request_decode(json_t *body, uint32_t vocab, rt_completion_request **out, rc_msg *msg);
+RC_MUST_CHECK rc_code rt_completion_request_decode(json_t *body, uint32_t vocab, rt_completion_request **out,
+                                                   rc_msg *msg);
 void rt_completion_request_destroy(rt_completion_request *r); /* NULL is allowed */
 
 /* The request of one prompt; key and user are still to be set. Valid as long as `r`. */

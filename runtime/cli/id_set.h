@@ -23,8 +23,8 @@ typedef struct rt_id_set {
 } rt_id_set;
 
 /* Adds a mark to an id; *before: the marks it had. Errors RESOURCE_EXHAUSTED: nothing has changed. */
-RC_MUST_CHECK rc_code rt__id_set_mark(rt_id_set *s, const char *id, size_t bytes, uint32_t mark, uint32_t *before,
-                                      rc_msg *msg);
+RC_MUST_CHECK rc_code rt__id_set_mark(rt_id_set *s, const char *id, size_t bytes, uint32_t mark,
+                                      uint32_t *before, rc_msg *msg);
 void rt__id_set_deinit(rt_id_set *s);
 
 #endif

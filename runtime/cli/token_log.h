@@ -38,7 +38,8 @@ typedef struct rt_logprobs_columns {
 /* byte_offsets: NULL, or [count] instead of the tokens' own; base: characters before them.
  * is_first_unknown: the first token of a prompt has no log probability. */
 void rt__logprobs_columns_add(rt_logprobs_columns *c, const rt_token_log *log, const rt_logprobs_style *style,
-                              bool is_first_unknown, const size_t *byte_offsets, size_t base, rt_offsets *offsets);
+                              bool is_first_unknown, const size_t *byte_offsets, size_t base,
+                              rt_offsets *offsets);
 void rt__logprobs_columns_write(const rt_logprobs_columns *c, rt_bytes *out);
 bool rt__logprobs_columns_failed(const rt_logprobs_columns *c);
 void rt__logprobs_columns_deinit(rt_logprobs_columns *c);

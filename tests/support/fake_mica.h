@@ -4,10 +4,10 @@
  * generates "abc..." from letter (c + p) % 26 on, one token an event, requests taking turns, until max_tokens
  * or a one-letter stop string. logprob of the i-th token is -(i + 1) / 8, those of candidates follow it.
  * What a prompt begins with can ask for more:
- *     !fail   the engine fails after one token          !sigint, !sigterm  raised when its first token is polled
- *     !busy   refused as long as anything runs          !huge              refused: too long
- *     !eos    ends after two tokens                     !bytes             its text is not UTF-8
- * Adapters: those of the options, of which one named "alora..." activates at '|' in the prompt.
+ *     !fail   the engine fails after one token          !sigint, !sigterm  raised when its first token is
+ * polled !busy   refused as long as anything runs          !huge              refused: too long !eos    ends
+ * after two tokens                     !bytes             its text is not UTF-8 Adapters: those of the
+ * options, of which one named "alora..." activates at '|' in the prompt.
  */
 #ifndef TESTS_SUPPORT_FAKE_MICA_H
 #define TESTS_SUPPORT_FAKE_MICA_H
@@ -18,9 +18,9 @@ enum { FAKE_VOCAB = 300, FAKE_BEGIN = 256 };
 
 typedef struct fake_facts {
     uint32_t opened, closed;
-    uint32_t inside_max;   /* sequences at a time, at most */
+    uint32_t inside_max; /* sequences at a time, at most */
     uint32_t submitted;
-    char keys[4096];       /* of requests in the order of submission, a space after each */
+    char keys[4096]; /* of requests in the order of submission, a space after each */
 } fake_facts;
 
 /* Of all engines so far; reset it between tests. */
