@@ -129,7 +129,8 @@ void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs
     kv_plan plan = plan_of(s, runs, count, grouped);
     float *q = rows_of(s, 'q', runs, count, width), *out = rows_of(s, 0, runs, count, width);
     float scale = 1 / sqrtf((float)s->layout.head_dim);
-    kv_attn a = {&s->layout, &plan, s->layer, s->heads, scale, q, width + PADDING, out, width + PADDING, s->kv};
+    size_t stride = width + PADDING;
+    kv_attn a = {&s->layout, &plan, s->layer, s->heads, scale, q, stride, out, stride, s->kv};
     size_t bytes = kv_attn_cpu_scratch_bytes(&s->layout);
     for (uint32_t p = 0; p < parts; p++) {
         void *scratch = malloc(bytes);

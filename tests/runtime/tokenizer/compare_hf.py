@@ -42,7 +42,8 @@ PIECES = ["'s", "'S", "'t", "'re", "'VE", "'m", "'ll", "'lL", "'d", "'\u017f", "
           "\u00bd", "\u2167", "\u0663\u0664", "\u4e09", "\u0e01\u0e33", "\U0001f469\u200d\U0001f467", "\u2764\ufe0f",
           "\U0001f1e9\U0001f1ea", "\r\n", "\n\n", "  ", "\t", "\ufeff", "\x00", "...", "!?", "//", "<|", "|>", "_",
           "--", "\u180e", "\u0345", "\u24d0", "\U0001f130", "\u200d", "\u0fb2\u0f71\u0f80", "\u1b06",
-          "\U00011935\U00011930", "\U000105d2\u0307", "ab", "0", "00", "Caf\u00c9", "cafe\u0301", "word", "two words", "<tool>"]
+          "\U00011935\U00011930", "\U000105d2\u0307", "ab", "0", "00", "Caf\u00c9", "cafe\u0301", "word", "two words",
+          "<tool>"]
 WORDS = ("the of and hello World token izer it I don won they naive Strasse x y int main return def self None "
          "1999").split()
 REGEXES = [r"\s+", r"\p{N}", r"\p{L}+", r" ?\p{P}+", r"[^\s\p{L}\p{N}]+", r"\w+", r"[\w']+", r"\W", r"[^\S\n]+",
