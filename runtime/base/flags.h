@@ -48,8 +48,7 @@ typedef struct rt_flag {
     const char *alias; /* short form, written with one dash; or NULL */
     rt_flag_kind kind;
     size_t at; /* offset in the target */
-    const char
-        *value; /* "N", "PATH", "fcfs|priority"; of --x, --no-x: "[no-]" where help shows both, or NULL */
+    const char *value; /* "N", "fcfs|priority"; of --x, --no-x: "[no-]" where help shows both, or NULL */
     const char *help;              /* with the default; NULL: accepted but not shown */
     uint64_t min, max;             /* of numbers; max 0: what the type holds */
     bool (*check)(uint64_t value); /* or NULL; then `expected` says what it lets through */

@@ -51,8 +51,8 @@ typedef struct rt_bench {
 
 /* Adds one iteration to `result`; NULL: warms up. Errors: the engine's. */
 RC_MUST_CHECK rc_code rt__bench_iterate(rt_bench *b, rt_bench_result *result, rc_msg *msg);
-RC_MUST_CHECK rc_code rt__bench_init(rt_bench *b,
-                                     rc_msg *msg); /* flags, m, is_throughput and prompts are set */
+/* Needs flags, m, is_throughput and prompts set. */
+RC_MUST_CHECK rc_code rt__bench_init(rt_bench *b, rc_msg *msg);
 void rt__bench_deinit(rt_bench *b);
 
 void rt__bench_print(const rt_bench *b, rt_bench_result *r);

@@ -217,8 +217,8 @@ static void make_token(mica *m, fake_request *f, uint32_t choice, mica_event *e)
         e->stop_text_bytes = 1;
         e->text_bytes = f->r.include_stop_str_in_output ? 1 : 0;
     }
-    if (i == 0 && begins(f, "!sigint")) raise(SIGINT);
-    if (i == 0 && begins(f, "!sigterm")) raise(SIGTERM);
+    if (i == 0 && !fake.is_silent && begins(f, "!sigint")) raise(SIGINT);
+    if (i == 0 && !fake.is_silent && begins(f, "!sigterm")) raise(SIGTERM);
     if (begins(f, "!fail") && i == 1) {
         rc_fail(RC_INTERNAL, &m->error, "the device was lost");
         e->finish = MICA_FAILED;

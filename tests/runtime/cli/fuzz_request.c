@@ -39,6 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     mica *m;
     mica_options options = MICA_OPTIONS_INIT;
     options.model = "base";
+    fake.is_silent = true;
     if (size > 1 << 16 || mica_open(&options, &m, NULL) != RC_OK) return 0;
     rc_code code = rt__batch_line_decode(&line, (const char *)data, size, 1, &msg);
     if (code == RC_OK) code = rt__batch_line_check(&line, &msg);
