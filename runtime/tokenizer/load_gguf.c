@@ -44,7 +44,8 @@ static const pre_name pre_names[] = {
     {.name = "stablelm2", .splits = {qwen2_regex}},
 };
 
-enum { TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4 };
+/* UNUSED marks the ids of padding rows: the model has them, the tokenizer does not. */
+enum { TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4, TYPE_UNUSED = 5 };
 
 static rc_code add_pres(rt_tokenizer *t, const pre_name *name, rc_msg *msg)
 {
@@ -102,6 +103,8 @@ static rc_code load_tokens(rt_tokenizer *t, const rt_gguf *g, uint64_t *count, r
     for (uint64_t id = 0; id < *count; id++) {
         const char *text;
         size_t bytes;
+        int32_t type;
+        if (rt_gguf_array_i32(g, "tokenizer.ggml.token_type", id, &type) && type == TYPE_UNUSED) continue;
         if (!rt_gguf_array_str(g, "tokenizer.ggml.tokens", id, &text, &bytes) ||
             rt_utf8_valid(text, bytes) != bytes)
             return bad_token(id, msg);

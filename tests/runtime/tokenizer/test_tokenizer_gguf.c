@@ -62,8 +62,9 @@ static const char *const tokens[] = {"<s>",
                                      "\xc4\xa0"
                                      "ab",
                                      "12",
-                                     "!"};
-static const int types[] = {3, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+                                     "!",
+                                     "[PAD11]"};
+static const int types[] = {3, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 5};
 enum { TOKENS = sizeof tokens / sizeof tokens[0] };
 
 static void add_model(file *f, const char *model, const char *pre)
@@ -151,6 +152,21 @@ static void special_tokens_are_found_and_the_text_is_opened(void **state)
     rt_tokenizer_close(t);
 }
 
+static void padding_rows_have_no_text(void **state)
+{
+    file f = {0};
+    rt_tokenizer *t;
+    rc_msg msg;
+    size_t bytes = 1;
+    (void)state;
+    add_model(&f, "gpt2", "smollm");
+    add_merges(&f, merges, 3);
+    assert_int_equal(open_file(&f, &t, &msg), RC_OK);
+    (void)rt_tokenizer_bytes(t, 11, &bytes);
+    assert_int_equal(bytes, 0);
+    rt_tokenizer_close(t);
+}
+
 static void what_is_not_supported_is_refused_by_name(void **state)
 {
     static const char *const cases[][3] = {{"llama", "default", "'llama'"},
@@ -175,6 +191,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_name_of_the_pre_tokenizer_decides_about_digits),
         cmocka_unit_test(special_tokens_are_found_and_the_text_is_opened),
+        cmocka_unit_test(padding_rows_have_no_text),
         cmocka_unit_test(what_is_not_supported_is_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
