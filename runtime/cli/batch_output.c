@@ -35,11 +35,35 @@ static line_kind kind_of(const json_t *root)
     return json_is_string(id) && json_integer_value(status) == 200 ? LINE_ANSWERED : LINE_FAILED;
 }
 
+/* A token of a NUL byte is a key of top_logprobs, which jansson cannot hold; what is asked here is not in
+ * there. */
+static json_t *read_without_nul(const char *line, size_t bytes)
+{
+    static const char nul[] = "\\u0000";
+    char *copy = malloc(bytes + 1), *at = copy;
+    if (!copy) return NULL;
+    memcpy(copy, line, bytes);
+    copy[bytes] = 0;
+    while ((at = memmem(at, bytes - (size_t)(at - copy), nul, sizeof nul - 1)))
+        memcpy(at, "\\ufffd", sizeof nul - 1);
+    json_t *root = json_loadb(copy, bytes, 0, NULL);
+    free(copy);
+    return root;
+}
+
+static json_t *read_answer(const char *line, size_t bytes)
+{
+    json_error_t error = {0};
+    json_t *root = json_loadb(line, bytes, JSON_ALLOW_NUL, &error);
+    bool is_about_nul = !root && json_error_code(&error) == json_error_null_byte_in_key;
+    return is_about_nul ? read_without_nul(line, bytes) : root;
+}
+
 /* Whether a line stays: the first answer of its id. */
 static rc_code sort_line(const char *line, size_t bytes, rt_id_set *ids, bool *stays, bool *is_foreign,
                          rc_msg *msg)
 {
-    json_t *root = json_loadb(line, bytes, JSON_ALLOW_NUL, NULL);
+    json_t *root = read_answer(line, bytes);
     line_kind kind = kind_of(root);
     uint32_t before = 0;
     rc_code code = RC_OK;

@@ -23,8 +23,10 @@ static void answer(mica *m, const rt_completion_request *r)
     while (mica_poll(m, 0, &e))
         if (rt_completion_reply_add(reply, &e, NULL) != RC_OK) is_whole = false;
     if (is_whole && rt_completion_reply_write(reply, "cmpl-0", 0, &out, NULL) == RC_OK) {
-        json_t *back = json_loadb(out.data, out.count, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, NULL);
-        RC_ASSERT(back);
+        json_error_t error;
+        json_t *back = json_loadb(out.data, out.count, JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &error);
+        RC_ASSERT(back ||
+                  json_error_code(&error) == json_error_null_byte_in_key); /* valid, but not for jansson */
         json_decref(back);
     }
     rt_bytes_deinit(&out);

@@ -41,7 +41,7 @@ static void answers(const char *body, const char *expected)
 
 #define HEAD(model)                                                                                          \
     "{\"id\":\"cmpl-7\",\"object\":\"text_completion\",\"created\":1234,\"model\":\"" model "\","            \
-                                                                                            "\"choices\":["
+    "\"choices\":["
 #define USAGE(p, c, t, cached)                                                                               \
     "],\"usage\":{\"prompt_tokens\":" #p ",\"completion_tokens\":" #c ",\"total_tokens\":" #t                \
     ",\"prompt_tokens_details\":{\"cached_tokens\":" #cached "}}"

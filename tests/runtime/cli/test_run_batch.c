@@ -192,9 +192,10 @@ static void bad_requests_get_theirs_and_the_others_still_run(void **state)
 static void lines_that_cannot_be_read_quote_their_number(void **state)
 {
     (void)state;
-    put(in_path, "\xef\xbb\xbf" GOOD("a") "nonsense\n\n" LINE("b", "{\"prompt\":\"\\ud800\"}") LINE(
-                     "c", "{\"prompt\":\"\xff\"}") "{\"method\":\"POST\"}\n{\"custom_id\":7}\n[]\n{\"custom_"
-                                                   "id\":\"x\\u0000y\"}\n{\"custom_id\":\"torn");
+    put(in_path,
+        "\xef\xbb\xbf" GOOD("a") "nonsense\n\n" LINE("b", "{\"prompt\":\"\\ud800\"}")
+            LINE("c", "{\"prompt\":\"\xff\"}") "{\"method\":\"POST\"}\n{\"custom_id\":7}\n[]\n{\"custom_"
+                                               "id\":\"x\\u0000y\"}\n{\"custom_id\":\"torn");
     assert_int_equal(RUN(NULL), 0);
     static const char *const numbers[] = {"line 2 ", "line 4 ", "line 5 ", "line 6 ",
                                           "line 7 ", "line 8 ", "line 9 ", "line 10 "};
@@ -252,6 +253,17 @@ static void without_resume_the_old_answers_go(void **state)
     "\",\"response\":{\"status_code\":200,\"body\":{}},\"error\":null}\n"
 #define LOST(id)                                                                                             \
     "{\"id\":\"old\",\"custom_id\":" id ",\"response\":{\"status_code\":400,\"body\":{}},\"error\":null}\n"
+
+/* A token that is a NUL byte is a key of top_logprobs: jansson refuses such keys, other readers do not. */
+static void answers_with_a_nul_token_are_resumed(void **state)
+{
+    (void)state;
+    put(in_path,
+        LINE("a", "{\"prompt\":\"x\\u0000y\",\"max_tokens\":1,\"echo\":true,\"logprobs\":0}") GOOD("b"));
+    assert_int_equal(RUN(NULL), 0);
+    assert_int_equal(RUN("--resume"), 0);
+    assert_int_equal(fake.submitted, 2);
+}
 
 static void resuming_leaves_what_one_run_would_have(void **state)
 {
@@ -373,6 +385,7 @@ int main(void)
         TEST(lines_that_cannot_be_read_quote_their_number),
         TEST(nothing_is_written_unless_all_can_be_read),
         TEST(without_resume_the_old_answers_go),
+        TEST(answers_with_a_nul_token_are_resumed),
         TEST(resuming_leaves_what_one_run_would_have),
         TEST(what_has_finished_is_on_disk_after_a_signal),
         TEST(a_lost_engine_fails_its_requests_and_the_run),
