@@ -162,7 +162,8 @@ def main():
         passed, failed = passed + outcome.passed, failed + outcome.failed
         print(f"   {outcome.passed} passed, {outcome.failed} failed, {time.monotonic() - begun:.0f} s", flush=True)
     kind = "long run" if args.long else "run"
-    print(f"{kind} of {time.monotonic() - started:.0f} s: {passed} passed, {failed} failed")
+    print(f"{kind} of {time.monotonic() - started:.0f} s")
+    print(f"{passed} passed, {failed} failed")
     return bool(failed)
 
 
