@@ -59,6 +59,7 @@ typedef struct mica_options {
     uint32_t max_num_batched_tokens; /* 512 */
     bool disable_prefix_caching;
     bool priority_scheduling;       /* else FCFS */
+    bool prefill_first;             /* all prompts before any second token: for latency benchmarks */
     bool admit_in_order;            /* nobody passes a request whose adapter is being brought into a slot */
     uint64_t seed;
     uint32_t threads;               /* all cores */

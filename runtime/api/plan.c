@@ -49,6 +49,7 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
     p->engine.enable_prefix_cache = !o->disable_prefix_caching;
     p->engine.by_priority = o->priority_scheduling;
     p->engine.in_order = o->admit_in_order;
+    p->engine.prefill_first = o->prefill_first;
     p->engine.eos = p->info.config.eos;
     p->engine.eos_count = p->info.config.eos_count;
     return RC_OK;

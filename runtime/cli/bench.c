@@ -64,6 +64,7 @@ static rc_code fit_options(rt_bench_flags *f, uint32_t prompts, bool is_throughp
     if (length > INT32_MAX)
         return rc_fail(RC_INVALID_ARGUMENT, msg, "%llu tokens in a sequence: expected fewer than 2^31",
                        (unsigned long long)length);
+    o->prefill_first = !is_throughput;
     if (!o->max_model_len) o->max_model_len = (uint32_t)length;
     if (!is_throughput && prompts > (o->max_num_seqs ? o->max_num_seqs : 256)) o->max_num_seqs = prompts;
     if (f->synthetic_loras > (o->max_loras ? o->max_loras : 8)) o->max_loras = f->synthetic_loras;

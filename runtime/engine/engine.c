@@ -50,7 +50,7 @@ static rt_sched_options sched_options(const rt_engine_options *o)
                               .rows_max = o->rows_max,
                               .block_tokens = o->block_tokens,
                               .by_priority = o->by_priority,
-                              .in_order = o->in_order,
+                              .in_order = o->in_order, .prefill_first = o->prefill_first,
                               .waits_for_prefix = o->enable_prefix_cache};
 }
 

@@ -25,7 +25,7 @@ typedef struct rt_engine_options {
     uint32_t running_max;        /* --max-num-seqs */
     uint32_t seqs_max;           /* waiting and running */
     uint32_t rows_max;           /* --max-num-batched-tokens */
-    bool by_priority, in_order;
+    bool by_priority, in_order, prefill_first;
     uint32_t slots_max, contents_max;
     const int32_t *eos;
     uint32_t eos_count;

@@ -301,10 +301,11 @@ uint32_t rt_sched_plan(rt_sched *s, const rt_sched_entry **entries)
     uint32_t budget = s->o.rows_max;
     uint64_t preempted = s->preemptions;
     s->entries_count = 0;
-    plan_running(s, true, &budget);
+    if (!s->o.prefill_first) plan_running(s, true, &budget);
     plan_running(s, false, &budget);
     if (preempted == s->preemptions) plan_waiting(s, &budget);
-    else compact(s);
+    if (s->o.prefill_first && s->entries_count == 0) plan_running(s, true, &budget);
+    if (preempted != s->preemptions) compact(s);
     *entries = s->entries;
     return s->entries_count;
 }

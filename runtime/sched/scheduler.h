@@ -40,6 +40,7 @@ typedef struct rt_sched_options {
     uint32_t block_tokens;
     bool by_priority;
     bool in_order;
+    bool prefill_first;           /* decodes run only in steps without prompt rows (latency benchmarks) */
     bool waits_for_prefix;        /* rule 3; pointless without a prefix cache */
     kv *cache;
     adapter_registry *adapters;

@@ -249,6 +249,7 @@ static void open_sim(sim *s, uint64_t seed)
     o->rows_max = 1 + roll(s, 40);
     o->by_priority = roll(s, 2);
     o->in_order = roll(s, 2);
+    o->prefill_first = !roll(s, 4);
     o->slots_max = 1 + roll(s, 3);
     o->contents_max = ADAPTERS + roll(s, 4);
     o->eos = eos;
