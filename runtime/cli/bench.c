@@ -1,11 +1,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/cli/bench.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/interrupt.h"
 
 #define COUNT(name, member, min, help)                                                                       \
     {                                                                                                        \
@@ -37,21 +39,41 @@ static const rt_flag both[] = {
      "write the figures too", 0, 0, NULL, NULL},
 };
 
-static rc_code fail_file(const char *path, rc_msg *msg)
+static rc_code fail_file(const char *path, int error, rc_msg *msg)
 {
-    return rc_fail(RC_INTERNAL, msg, "cannot write '%s': %s", path, strerror(errno));
+    return rc_fail(RC_INTERNAL, msg, "cannot write '%s': %s", path, strerror(error));
 }
 
-static rc_code write_json(const rt_bench *b, rt_bench_result *r, int fd, rc_msg *msg)
+/* Before minutes are spent on figures that nobody would see. Leaves no file behind and changes none. */
+static rc_code check_writable(const char *path, rc_msg *msg)
+{
+    struct stat s;
+    if (stat(path, &s) == 0) {
+        if (S_ISDIR(s.st_mode)) return fail_file(path, EISDIR, msg);
+        return access(path, W_OK) == 0 ? RC_OK : fail_file(path, errno, msg);
+    }
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) return fail_file(path, errno, msg);
+    close(fd);
+    unlink(path);
+    return RC_OK;
+}
+
+static rc_code write_file(const char *path, const rt_bytes *bytes, rc_msg *msg)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), error = 0;
+    if (fd < 0) return fail_file(path, errno, msg);
+    if (write(fd, bytes->data, bytes->count) != (ssize_t)bytes->count) error = errno ? errno : ENOSPC;
+    if (close(fd) != 0 && !error) error = errno;
+    return error ? fail_file(path, error, msg) : RC_OK;
+}
+
+static rc_code write_json(const rt_bench *b, rt_bench_result *r, rc_msg *msg)
 {
     rt_bytes out = {0};
     rt__bench_write(b, r, &out);
-    rc_code code = RC_OK;
-    if (out.failed)
-        code = rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the figures");
-    else if ((ftruncate(fd, 0) != 0 && errno != EINVAL) ||
-             write(fd, out.data, out.count) != (ssize_t)out.count)
-        code = fail_file(b->flags->output_json, msg);
+    rc_code code = out.failed ? rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the figures")
+                              : write_file(b->flags->output_json, &out, msg);
     rt_bytes_deinit(&out);
     return code;
 }
@@ -102,18 +124,19 @@ static rc_code measure(rt_bench *b, rt_console *console, rt_bench_result *r, rc_
     return RC_OK;
 }
 
-static rc_code run(rt_bench *b, rt_bench_flags *f, rt_console *console, rt_bench_result *r, int json_fd,
-                   rc_msg *msg)
+static rc_code run(rt_bench *b, rt_bench_flags *f, rt_console *console, rt_bench_result *r, rc_msg *msg)
 {
+    if (f->output_json) RC_TRY(check_writable(f->output_json, msg));
     RC_TRY(fit_options(f, b->prompts, b->is_throughput, msg));
     rt__console_attach(console, &f->engine.options);
     RC_TRY(mica_open(&f->engine.options, &b->m, msg));
     rt__console_loaded(console);
+    rt__interrupt_watch();
     RC_TRY(rt__bench_init(b, msg));
     warn_if_small(b, console);
     RC_TRY(measure(b, console, r, msg));
     rt__bench_print(b, r);
-    return json_fd >= 0 ? write_json(b, r, json_fd, msg) : RC_OK;
+    return f->output_json ? write_json(b, r, msg) : RC_OK;
 }
 
 static int work(rt_bench_flags *f, bool is_throughput, rt_console *console)
@@ -123,15 +146,16 @@ static int work(rt_bench_flags *f, bool is_throughput, rt_console *console)
                   .prompts = is_throughput ? f->num_prompts : f->batch_size};
     rt_bench_result r = {0};
     rc_msg msg;
-    int json_fd = f->output_json ? open(f->output_json, O_WRONLY | O_CREAT | O_CLOEXEC, 0666) : -1;
-    rc_code code = f->output_json && json_fd < 0 ? fail_file(f->output_json, &msg)
-                                                 : run(&b, f, console, &r, json_fd, &msg);
+    rc_code code = run(&b, f, console, &r, &msg);
+    int signal_number = rt__interrupt_signal();
     rt__bench_deinit(&b);
     mica_close(b.m);
-    if (json_fd >= 0) close(json_fd);
+    rt__interrupt_unwatch();
     rt_samples *samples[] = {&r.prefill_s, &r.decode_s, &r.total_s, &r.ttft_ms, &r.itl_ms};
     for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) rt__samples_deinit(samples[i]);
-    return code == RC_OK ? 0 : rt__console_fail(console, &msg);
+    if (code == RC_OK) return 0;
+    rt__console_fail(console, &msg);
+    return code == RC_CANCELLED ? 128 + signal_number : 1;
 }
 
 static int bench(bool is_throughput, int argc, char **argv)

@@ -49,7 +49,7 @@ typedef struct rt_bench {
     int64_t *last_ns; /* [prompts] when each got its last token; 0: none yet */
 } rt_bench;
 
-/* Adds one iteration to `result`; NULL: warms up. Errors: the engine's. */
+/* Adds one iteration to `result`; NULL: warms up. Errors: the engine's; CANCELLED after a signal. */
 RC_MUST_CHECK rc_code rt__bench_iterate(rt_bench *b, rt_bench_result *result, rc_msg *msg);
 /* Needs flags, m, is_throughput and prompts set. */
 RC_MUST_CHECK rc_code rt__bench_init(rt_bench *b, rc_msg *msg);

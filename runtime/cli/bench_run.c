@@ -3,6 +3,9 @@
 
 #include "runtime/base/clock.h"
 #include "runtime/cli/bench.h"
+#include "runtime/cli/interrupt.h"
+
+enum { POLL_MS = 250 }; /* a signal is seen this much later */
 
 /* splitmix64: all that fresh prompts need, and the same on every machine. */
 static uint64_t next_random(uint64_t *state)
@@ -61,10 +64,15 @@ static mica_request make_request(const int32_t *ids, size_t count, uint32_t max_
     return r;
 }
 
-static rc_code fail_event(const mica_event *e, rc_msg *msg)
+/* Waits for it. Errors: CANCELLED once a signal came; INTERNAL where the engine failed. */
+static rc_code next_event(rt_bench *b, mica_event *e, rc_msg *msg)
 {
-    if (e->error) *msg = *e->error;
-    return e->error ? RC_INTERNAL : rc_fail(RC_INTERNAL, msg, "a request was cancelled");
+    while (!rt__interrupt_signal()) {
+        if (!mica_poll(b->m, POLL_MS, e)) continue;
+        if (e->finish != MICA_FAILED && e->finish != MICA_CANCELLED) return RC_OK;
+        return rc_fail(RC_INTERNAL, msg, "%s", e->error ? e->error->text : "a request was cancelled");
+    }
+    return rc_fail(RC_CANCELLED, msg, "interrupted; no figures");
 }
 
 /* Base serves the prefix, so that the iteration finds it in the cache. */
@@ -77,11 +85,9 @@ static rc_code serve_prefix(rt_bench *b, rc_msg *msg)
     fill_random(b, b->prefix, count);
     mica_request r = make_request(b->prefix, count, 1);
     RC_TRY(mica_submit(b->m, &r, &id, msg));
-    while (mica_poll(b->m, -1, &e)) {
-        if (e.finish == MICA_FAILED || e.finish == MICA_CANCELLED) return fail_event(&e, msg);
-        if (e.request_done) return RC_OK;
-    }
-    return rc_fail(RC_INTERNAL, msg, "the engine lost a request");
+    do RC_TRY(next_event(b, &e, msg));
+    while (!e.request_done);
+    return RC_OK;
 }
 
 static rc_code submit(rt_bench *b, uint32_t index, rc_msg *msg)
@@ -127,14 +133,13 @@ rc_code rt__bench_iterate(rt_bench *b, rt_bench_result *result, rc_msg *msg)
     memset(b->last_ns, 0, b->prompts * sizeof *b->last_ns);
     int64_t started = rt_now_ns(), all_first = 0, now = started;
     for (uint32_t i = 0; i < b->prompts; i++) RC_TRY(submit(b, i, msg));
-    while (done < b->prompts && mica_poll(b->m, -1, &e)) {
+    while (done < b->prompts) {
+        RC_TRY(next_event(b, &e, msg));
         now = rt_now_ns();
-        if (e.finish == MICA_FAILED || e.finish == MICA_CANCELLED) return fail_event(&e, msg);
         note_tokens(&e, now, started, result, &firsts);
         if (firsts == b->prompts && !all_first) all_first = now;
         done += e.request_done;
     }
-    if (done < b->prompts) return rc_fail(RC_INTERNAL, msg, "the engine lost %u requests", b->prompts - done);
     if (!result) return RC_OK;
     rt__samples_add(&result->prefill_s, (double)(all_first - started) / 1e9);
     rt__samples_add(&result->decode_s, (double)(now - all_first) / 1e9);

@@ -177,7 +177,7 @@ rc_code mica_submit(mica *m, const mica_request *r, uint64_t *id, rc_msg *err)
     *last = f;
     m->inside += r->n;
     m->stats.prompt_tokens += f->count;
-    fake.submitted++;
+    if (++fake.submitted == fake.sigint_at) raise(SIGINT);
     if (m->inside > fake.inside_max) fake.inside_max = m->inside;
     size_t used = strlen(fake.keys);
     if (r->key) snprintf(fake.keys + used, sizeof fake.keys - used, "%s ", r->key);

@@ -21,6 +21,7 @@ typedef struct fake_facts {
     uint32_t inside_max; /* sequences at a time, at most */
     uint32_t submitted;
     bool is_silent;        /* set: no signals are raised */
+    uint32_t sigint_at;    /* raises SIGINT with this submission, counted from 1 */
     char keys[4096]; /* of requests in the order of submission, a space after each */
 } fake_facts;
 

@@ -209,8 +209,45 @@ static void bench_tells_every_figure(void **state)
     }
     unlink(path);
     assert_int_equal(MICA("bench", "speed"), 1);
-    assert_int_equal(MICA("bench", "latency", "--model", "base", "--output-json", "/nonexistent/x"), 1);
-    assert_int_equal(fake.submitted, 602);
+}
+
+static void a_bench_without_figures_leaves_no_file_and_changes_none(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/test_commands.XXXXXX", kept[8] = {0};
+    int fd = mkstemp(path);
+    memset(&fake, 0, sizeof fake);
+    refused(MICA("bench", "latency", "--model", "base", "--output-json", "/nonexistent/x"),
+            "mica bench latency: cannot write '/nonexistent/x': No such file or directory\n");
+    refused(MICA("bench", "latency", "--model", "base", "--output-json", "/tmp"),
+            "mica bench latency: cannot write '/tmp': Is a directory\n");
+    assert_int_equal(fake.opened, 0);
+    assert_int_equal(write(fd, "before", 6), 6);
+    assert_int_equal(MICA("bench", "latency", "--model", "missing", "--output-json", path), 1);
+    assert_int_equal(pread(fd, kept, sizeof kept, 0), 6);
+    assert_string_equal(kept, "before");
+    close(fd);
+    unlink(path);
+    assert_int_equal(MICA("bench", "latency", "--model", "missing", "--output-json", path), 1);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
+static void a_signal_ends_a_bench_in_one_line(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/test_commands.XXXXXX";
+    close(mkstemp(path));
+    unlink(path);
+    for (uint32_t at = 1; at < 20; at += 9) {
+        memset(&fake, 0, sizeof fake);
+        fake.sigint_at = at;
+        int status = MICA("bench", "latency", "--model", "base", "--prefix-len", "3", "--output-json", path);
+        assert_int_equal(status, 130);
+        assert_string_equal(err_text, "weights 1.0 MiB\nmica bench latency: interrupted; no figures\n");
+        assert_string_equal(out_text, "");
+        assert_int_equal(access(path, F_OK), -1);
+        assert_int_equal(fake.closed, 1);
+    }
 }
 
 int main(void)
@@ -222,6 +259,8 @@ int main(void)
         cmocka_unit_test(what_this_build_lacks_is_refused_in_one_line),
         cmocka_unit_test(generate_prints_the_text_and_nothing_else),
         cmocka_unit_test(bench_tells_every_figure),
+        cmocka_unit_test(a_bench_without_figures_leaves_no_file_and_changes_none),
+        cmocka_unit_test(a_signal_ends_a_bench_in_one_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
