@@ -84,7 +84,7 @@ static void run_case(rt_pool *pool, job *j, const bench_case *c, const void *pro
         groups[s] = (kv_group){s, 1, 0};
     }
     kv_plan plan = {spans, c->spans, c->shared ? &all : groups, c->shared ? 1 : c->spans, tables};
-    double bytes = (double)lay_out(c, blocks, stride, tables) * kv_layer_elements(&layout) * 2;
+    double bytes = (double)lay_out(c, blocks, stride, tables) * kv_layer_bytes(&layout);
     double operations = 4.0 * DIM * c->spans * c->rows * HEADS * (c->position + (c->rows + 1) / 2.0);
     j->attn = (kv_attn){&layout, &plan, 0, HEADS, 0.125f, q, HEADS * DIM, out, HEADS * DIM, kv};
     double read = bench_read_gbs(pool, probe), fma = bench_fma_gflops(pool), took = best_seconds(pool, j);

@@ -128,8 +128,8 @@ static uint32_t find_rows(const work *w, const kv__unit *unit, uint32_t table, u
     for (uint32_t t = 0; t < count;) {
         uint32_t offset = (position + t) & (l->block_tokens - 1);
         uint32_t block = w->a->plan->tables[table + ((position + t) >> w->block_shift)];
-        size_t at = kv_row_at(l, block, w->a->layer, 0, unit->kv_head, offset);
-        const char *row = (const char *)w->a->kv + at * l->element_bytes;
+        size_t at = kv_head_offset(l, block, w->a->layer, 0, unit->kv_head) + kv_row_offset(l, offset);
+        const char *row = (const char *)w->a->kv + at;
         for (; offset < l->block_tokens && t < count; offset++, t++, row += w->row_bytes) rows[t] = row;
     }
     return count;
@@ -389,9 +389,9 @@ void RC_FAMILY(kv_attn_cpu)(const kv_attn *a, uint32_t part, uint32_t parts, voi
     float *at = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
     work w = {.a = a, .dim = dim, .padded = padded, .ratio = a->heads / a->layout->kv_heads};
     w.block_shift = (uint32_t)__builtin_ctz(a->layout->block_tokens);
-    w.row_bytes = dim * a->layout->element_bytes;
+    w.row_bytes = (uint32_t)kv_row_bytes(a->layout);
     w.row_lines = (w.row_bytes + LINE - 1) / LINE;
-    w.value_offset = a->layout->kv_heads * kv_head_elements(a->layout) * a->layout->element_bytes;
+    w.value_offset = a->layout->kv_heads * kv_head_bytes(a->layout);
     w.k = take(&at, (size_t)dim * KV_TILE);
     w.v = take(&at, (size_t)padded * KV_TILE);
     w.q = take(&at, (size_t)dim * KV__UNIT_QUERIES);

@@ -45,6 +45,8 @@ enum { RC_LANES = 16 };
  *     rc_vf_load(p)  rc_vf_load_n(p, n)  rc_vf_store(p, v)  rc_vf_store_n(p, v, n)       float32
  *     rc_vf_load_bf16(p)  rc_vf_load_bf16_n(p, n)                                        exact
  *     rc_vf_store_bf16(p, v)  rc_vf_store_bf16_n(p, v, n)          to nearest even, NaN kept, denormals too
+ *     rc_vf_load_i8(p)  rc_vf_load_i8_n(p, n)                                            exact
+ *     rc_vf_store_i8(p, v)  rc_vf_store_i8_n(p, v, n)    to nearest even; lanes are -128 to 127 once rounded
  *     rc_vf_load_bits(p)  rc_vf_load_bits_n(p, n)    32-bit words of any meaning, such as pairs of bf16
  *     rc_vf_pair_low(v)  rc_vf_pair_high(v)          the bf16 in the low or high half of each word
  *     rc_vf_add sub mul div max min                  lane by lane

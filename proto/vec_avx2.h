@@ -72,6 +72,31 @@ static inline void rc_vf_store_bf16_n(uint16_t *p, rc_vf v, uint32_t n)
     rc_vf_store_bf16(h, v);
     memcpy(p, h, n * sizeof *h);
 }
+static inline rc_vf rc_vf_load_i8(const int8_t *p)
+{
+    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return (rc_vf){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
+                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8)))};
+}
+static inline rc_vf rc_vf_load_i8_n(const int8_t *p, uint32_t n)
+{
+    int8_t b[16] = {0};
+    memcpy(b, p, n);
+    return rc_vf_load_i8(b);
+}
+static inline void rc_vf_store_i8(int8_t *p, rc_vf v)
+{
+    __m256i h = _mm256_packs_epi32(_mm256_cvtps_epi32(v.lo), _mm256_cvtps_epi32(v.hi));
+    h = _mm256_permute4x64_epi64(h, 0xd8);
+    __m128i b = _mm_packs_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    _mm_storeu_si128((__m128i *)(void *)p, b);
+}
+static inline void rc_vf_store_i8_n(int8_t *p, rc_vf v, uint32_t n)
+{
+    int8_t b[16];
+    rc_vf_store_i8(b, v);
+    memcpy(p, b, n);
+}
 static inline __m256 rc_vf_pair_low_(__m256 v)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16));

@@ -58,6 +58,22 @@ static inline void rc_vf_store_bf16_n(uint16_t *p, rc_vf v, uint32_t n)
 {
     _mm256_mask_storeu_epi16(p, rc_vf_mask_(n), rc_vf_narrow_(v));
 }
+static inline rc_vf rc_vf_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+static inline rc_vf rc_vf_load_i8_n(const int8_t *p, uint32_t n)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(rc_vf_mask_(n), p)));
+}
+static inline void rc_vf_store_i8(int8_t *p, rc_vf v)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+static inline void rc_vf_store_i8_n(int8_t *p, rc_vf v, uint32_t n)
+{
+    _mm_mask_storeu_epi8(p, rc_vf_mask_(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
 static inline rc_vf rc_vf_pair_low(rc_vf v)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16));

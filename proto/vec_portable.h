@@ -53,6 +53,20 @@ static inline void rc_vf_store_bf16_n(uint16_t *p, rc_vf v, uint32_t n)
     for (uint32_t i = 0; i < n; i++) p[i] = rc_f32_to_bf16(f[i]);
 }
 static inline void rc_vf_store_bf16(uint16_t *p, rc_vf v) { rc_vf_store_bf16_n(p, v, 16); }
+static inline rc_vf rc_vf_load_i8_n(const int8_t *p, uint32_t n)
+{
+    float f[16] = {0};
+    for (uint32_t i = 0; i < n; i++) f[i] = (float)p[i];
+    return rc_vf_load(f);
+}
+static inline rc_vf rc_vf_load_i8(const int8_t *p) { return rc_vf_load_i8_n(p, 16); }
+static inline void rc_vf_store_i8_n(int8_t *p, rc_vf v, uint32_t n)
+{
+    float f[16];
+    rc_vf_store(f, v);
+    for (uint32_t i = 0; i < n; i++) p[i] = (int8_t)(f[i] + RC_VF_ROUND_ - RC_VF_ROUND_);
+}
+static inline void rc_vf_store_i8(int8_t *p, rc_vf v) { rc_vf_store_i8_n(p, v, 16); }
 static inline rc_vf rc_vf_pair_low(rc_vf v)
 {
     for (int i = 0; i < 4; i++) v.q[i] = (rc_v4f_)((rc_v4u_)v.q[i] << 16);

@@ -217,13 +217,14 @@ static void kv_copy_task(void *arg, uint32_t part, uint32_t parts)
     const kv_op *o = arg;
     const kv_layout *l = &o->d->options.kv;
     char *kv = o->d->kv;
-    size_t bytes = (size_t)o->rows * l->head_dim * l->element_bytes;
+    size_t rows = o->rows * kv_row_bytes(l), scales = o->rows * kv_scale_bytes(l);
     uint32_t layer, end;
     for (rt_share(l->layers, part, parts, &layer, &end); layer < end; layer++)
         for (uint32_t h = 0; h < 2 * l->kv_heads; h++) {
-            size_t from = kv_row_at(l, o->from_block, layer, 0, h, 0);
-            size_t to = kv_row_at(l, o->to_block, layer, 0, h, 0);
-            memcpy(kv + to * l->element_bytes, kv + from * l->element_bytes, bytes);
+            const char *from = kv + kv_head_offset(l, o->from_block, layer, 0, h);
+            char *to = kv + kv_head_offset(l, o->to_block, layer, 0, h);
+            memcpy(to, from, rows);
+            memcpy(to + kv_scale_offset(l, 0), from + kv_scale_offset(l, 0), scales);
         }
 }
 

@@ -29,11 +29,26 @@ float scene_value(const scene *s, char which, uint32_t seq, uint32_t position, u
     return (float)((double)(x >> 11) * 0x1p-52 - 1);
 }
 
-/* As the K/V buffer holds it. */
-static float stored(const scene *s, char which, uint32_t seq, uint32_t position, uint32_t i)
+void scene_int8(const float *from, uint32_t dim, int8_t *row, float *scale)
 {
-    float x = scene_value(s, which, seq, position, i);
-    return s->layout.element_bytes == 4 ? x : rc_bf16_to_f32(rc_f32_to_bf16(x));
+    float top = 0;
+    for (uint32_t d = 0; d < dim; d++) top = fmaxf(top, fabsf(from[d]));
+    *scale = top / 127 < 0x1p-126f ? 0 : top / 127;
+    for (uint32_t d = 0; d < dim; d++) row[d] = *scale > 0 ? (int8_t)rintf(from[d] * (127 / top)) : 0;
+}
+
+/* A head's row of K or V as the K/V buffer holds it. */
+static void stored(const scene *s, char which, uint32_t seq, uint32_t position, uint32_t head, float *row)
+{
+    uint32_t dim = s->layout.head_dim;
+    int8_t q[256];
+    float scale;
+    for (uint32_t d = 0; d < dim; d++) row[d] = scene_value(s, which, seq, position, head * dim + d);
+    if (s->layout.element_bytes == 2)
+        for (uint32_t d = 0; d < dim; d++) row[d] = rc_bf16_to_f32(rc_f32_to_bf16(row[d]));
+    if (s->layout.element_bytes > 1) return;
+    scene_int8(row, dim, q, &scale);
+    for (uint32_t d = 0; d < dim; d++) row[d] = scale * (float)q[d];
 }
 
 static uint32_t entries(uint32_t positions, uint32_t block_tokens)
@@ -154,23 +169,26 @@ static void check_head(const scene *s, uint32_t seq, uint32_t position, uint32_t
 {
     uint32_t dim = s->layout.head_dim, g = head / (s->heads / s->layout.kv_heads);
     float scale = 1 / sqrtf((float)dim);
-    double top = -INFINITY, sum = 0;
+    double top = -INFINITY, sum = 0, want[256] = {0};
+    float row[256];
     for (uint32_t t = 0; t <= position; t++) {
         p[t] = 0;
+        stored(s, 'k', seq, t, g, row);
         for (uint32_t d = 0; d < dim; d++)
-            p[t] += (double)scene_value(s, 'q', seq, position, head * dim + d) *
-                    stored(s, 'k', seq, t, g * dim + d);
+            p[t] += (double)scene_value(s, 'q', seq, position, head * dim + d) * row[d];
         p[t] *= scale;
         if (p[t] > top) top = p[t];
     }
     for (uint32_t t = 0; t <= position; t++) sum += p[t] = exp(p[t] - top);
+    for (uint32_t t = 0; t <= position; t++) {
+        stored(s, 'v', seq, t, g, row);
+        for (uint32_t d = 0; d < dim; d++) want[d] += p[t] / sum * row[d];
+    }
     for (uint32_t d = 0; d < dim; d++) {
-        double want = 0;
-        for (uint32_t t = 0; t <= position; t++) want += p[t] / sum * stored(s, 'v', seq, t, g * dim + d);
         float got = s->out[((size_t)seq * s->longest + position) * s->heads * dim + head * dim + d];
-        if (!(fabs(got - want) <= 2e-6))
+        if (!(fabs(got - want[d]) <= 2e-6))
             fail_msg("seq %u position %u head %u dim %u: %.9g, expected %.9g", seq, position, head, d, got,
-                     want);
+                     want[d]);
     }
 }
 

@@ -35,6 +35,9 @@ void scene_destroy(scene *s);
 /* One element of the q, k or v ('q', 'k', 'v') of a row. */
 float scene_value(const scene *s, char which, uint32_t seq, uint32_t position, uint32_t i);
 
+/* What an int8 row holds of `dim` finite floats. */
+void scene_int8(const float *from, uint32_t dim, int8_t *row, float *scale);
+
 /* Writes K/V of the runs, and/or attends; `grouped`: runs past `shared` in one group with it. */
 void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count,
                  uint32_t parts);

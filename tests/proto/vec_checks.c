@@ -60,6 +60,29 @@ static void check_whole(const uint32_t u[16])
     }
 }
 
+/* Every quarter from -128.25 to 127.25: whole numbers, halves and what lies between. */
+static void check_bytes(void)
+{
+    for (int first = -513; first <= 509 - 15; first++) {
+        float from[16], lanes[16];
+        int8_t all[17], some[17];
+        for (int i = 0; i < 16; i++) from[i] = (float)(first + i) / 4;
+        memset(all, 0x11, sizeof all);
+        rc_vf_store_i8(all, rc_vf_load(from));
+        for (int i = 0; i < 16; i++) RC_ASSERT(all[i] == (int)rintf(from[i]));
+        RC_ASSERT(all[16] == 0x11);
+        rc_vf_store(lanes, rc_vf_load_i8(all));
+        for (int i = 0; i < 16; i++) RC_ASSERT(lanes[i] == (float)all[i]);
+        for (uint32_t n = 0; n <= 16; n++) {
+            memset(some, 0x11, sizeof some);
+            rc_vf_store_i8_n(some, rc_vf_load(from), n);
+            for (uint32_t i = 0; i < 17; i++) RC_ASSERT(some[i] == (i < n ? all[i] : 0x11));
+            rc_vf_store(lanes, rc_vf_load_i8_n(all, n));
+            for (uint32_t i = 0; i < 16; i++) RC_ASSERT(lanes[i] == (i < n ? (float)all[i] : 0));
+        }
+    }
+}
+
 static void check_trees(uint64_t *state)
 {
     float x[16], sum[16], top[16];
@@ -99,6 +122,7 @@ void RC_FAMILY(vec_check_moves)(void)
         for (uint32_t n = 0; n <= 16; n++) check_partial(u, n);
     }
     check_transpose();
+    check_bytes();
 }
 
 /* Units in the last place that y is off e^x by. */

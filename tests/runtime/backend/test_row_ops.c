@@ -203,6 +203,26 @@ static void copied_rows_are_those_of_every_layer_and_head(void **state)
     rt_backend_cpu()->close(d);
 }
 
+static void copied_int8_rows_bring_their_scales(void **state)
+{
+    (void)state;
+    kv_layout l = {.layers = 2, .kv_heads = 3, .head_dim = 6, .block_tokens = 8, .element_bytes = 1};
+    rt_device_options o = {.threads = 2, .kernels = "portable", .rows_max = 1, .width_max = 8, .layers = 2,
+                           .linears = 1, .kv = l, .kv_blocks = 4, .heads = 3};
+    rt_device *d = NULL;
+    rc_msg msg;
+    assert_int_equal(rt_backend_cpu()->open(&o, &d, &msg), RC_OK);
+    unsigned char *kv = rt_backend_cpu()->kv_buffer(d);
+    size_t block = kv_block_bytes(&l), head = kv_head_bytes(&l), rows = 8 * 6;
+    for (size_t i = 0; i < 4 * block; i++) kv[i] = (unsigned char)(i / block);
+    rt_backend_cpu()->kv_copy_rows(d, 3, 1, 5);
+    for (size_t i = 0; i < 4 * block; i++) {
+        size_t at = i % head, row = at < rows ? at / 6 : (at - rows) / sizeof(float);
+        assert_int_equal(kv[i], i / block == 1 && row < 5 ? 3 : i / block);
+    }
+    rt_backend_cpu()->close(d);
+}
+
 static void a_device_says_what_it_is_and_what_it_takes(void **state)
 {
     (void)state;
@@ -246,6 +266,7 @@ int main(void)
         cmocka_unit_test(one_wide_row_is_shared_among_threads),
         cmocka_unit_test(rope_rotates_halves_and_nothing_else),
         cmocka_unit_test(copied_rows_are_those_of_every_layer_and_head),
+        cmocka_unit_test(copied_int8_rows_bring_their_scales),
         cmocka_unit_test(a_device_says_what_it_is_and_what_it_takes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
