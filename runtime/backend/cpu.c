@@ -21,9 +21,9 @@ static size_t plus(size_t a, size_t b)
 static rt_cpu_sizes sizes_of(const rt_device_options *o)
 {
     size_t rows = o->rows_max < RT_ROWS_BLOCK ? o->rows_max : RT_ROWS_BLOCK;
-    size_t blocks = o->width_max / RT_DEPTH_BLOCK + 1;
+    size_t blocks = o->width_max / (RT_X_BYTES / sizeof(float)) + 1;
     rt_cpu_sizes s = {.threads = o->threads ? o->threads : rt_pool_cores()};
-    s.packed = times(times(rows, blocks), RT_X_STRIDE * sizeof(float));
+    s.packed = times(times(rows, blocks), RT_X_STRIDE);
     s.wide = times(s.threads, RT_WIDE_FLOATS * sizeof(float));
     if (o->slots_max)
         s.lora = times(adapter_lora_scratch_floats(o->rows_max, o->lora_rank_max), sizeof(float));

@@ -25,12 +25,12 @@ enum { TILE_ROWS = 2, VECTORS = 1 };  /* 8 accumulators of 16 registers */
 enum {
     STRIPE = 16 * VECTORS,  /* columns of a tile */
     BYTES_AHEAD = 2048,     /* of a stream over weights */
-    LINEAR_FLOATS = 128 << 10 /* packed rows up to this size stay in L2 whole */
+    LINEAR_BYTES = 512 << 10 /* packed rows up to this size stay in L2 whole */
 };
 
 /* One tile of one depth block. */
 typedef struct tile {
-    const void *x;  /* first row, RT_X_STRIDE apart */
+    const void *x;  /* first row, RT_X_STRIDE bytes apart */
     const void *w;  /* first column of the stripe */
     uint32_t depth; /* k in this block; even for bf16 */
     float *y;
@@ -70,7 +70,7 @@ ALWAYS void step_f32(rc_vf acc[][VECTORS], const rc_vf w[VECTORS], const float *
 {
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        rc_vf a = rc_vf_set1(x[r * RT_X_STRIDE]);
+        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) acc[r][v] = rc_vf_fma(a, w[v], acc[r][v]);
     }
@@ -147,7 +147,7 @@ ALWAYS void tile_dot(const tile *t, int rows)
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             int pair;
-            memcpy(&pair, x + r * RT_X_STRIDE, sizeof pair);
+            memcpy(&pair, x + r * (RT_X_STRIDE / sizeof *x), sizeof pair);
             __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, b[v]);
@@ -186,6 +186,14 @@ TILES(tile_bf16)
 TILES(tile_widen)
 #endif
 
+/* Whether rows are packed as bf16. */
+static bool packs_bf16(const rt_matrix *m) { return DOT && m->stored == RC_BF16; }
+
+static uint32_t block_depth(const rt_matrix *m)
+{
+    return RT_X_BYTES / (packs_bf16(m) ? sizeof(uint16_t) : sizeof(float));
+}
+
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* One part's walk over a product. */
@@ -194,8 +202,8 @@ typedef struct walk {
     float *wide;           /* this part's buffer for a widened block */
     uint32_t depth;        /* of the matrix as stored */
     uint32_t blocks;       /* depth blocks */
+    uint32_t block_depth;  /* k of a whole one */
     uint32_t tiles;        /* that the rows are dealt to */
-    size_t x_bytes;        /* of an element of packed rows */
     size_t k_bytes;        /* of a panel for one k */
     const tile_fn *first;  /* the block's first tile reads it from memory ... */
     const tile_fn *others; /* ... the others from the cache */
@@ -208,12 +216,12 @@ typedef struct place {
 
 static const char *weights_at(const walk *s, place at)
 {
-    return rt_matrix_at(s->d->w, at.panel, (size_t)at.block * RT_DEPTH_BLOCK);
+    return rt_matrix_at(s->d->w, at.panel, (size_t)at.block * s->block_depth);
 }
 
 static uint32_t depth_of(const walk *s, place at)
 {
-    return least(RT_DEPTH_BLOCK, s->depth - at.block * RT_DEPTH_BLOCK);
+    return least(s->block_depth, s->depth - at.block * s->block_depth);
 }
 
 /* The matrix ends inside the stripe: the tile works on a copy that is as wide as it expects. */
@@ -262,7 +270,7 @@ static void panel_block(const walk *s, place at, place next)
             uint32_t column = at.panel * RT_PANEL + c * STRIPE, columns = least(STRIPE, d->w->n - column);
             bool cached = i > 0;
             tile t = {
-                .x = (const char *)d->packed + ((size_t)at.block * d->rows + row) * RT_X_STRIDE * s->x_bytes,
+                .x = (const char *)d->packed + ((size_t)at.block * d->rows + row) * RT_X_STRIDE,
                 /* 4 bytes a column: a float, or a pair of bf16. */
                 .w = (cached && s->widens ? (const char *)s->wide : w) + c * STRIPE * sizeof(float),
                 .depth = depth_of(s, at),
@@ -288,13 +296,12 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
     walk s = {
         .d = d, .wide = d->wide + (size_t)part * RT_WIDE_FLOATS, .first = tile_f32s, .others = tile_f32s};
     s.depth = (uint32_t)rt_matrix_depth(m->k, m->stored);
-    s.blocks = (s.depth + RT_DEPTH_BLOCK - 1) / RT_DEPTH_BLOCK;
+    s.block_depth = block_depth(m);
+    s.blocks = (s.depth + s.block_depth - 1) / s.block_depth;
     s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
-    s.x_bytes = sizeof(float);
     s.k_bytes = RT_PANEL * rc_dtype_bytes(m->stored);
     if (m->stored != RC_BF16) return s;
 #if DOT
-    s.x_bytes = sizeof(uint16_t);
     s.first = s.others = tile_dots;
 #else
     s.widens = s.tiles > 1;
@@ -308,7 +315,7 @@ void RC_FAMILY(rt_dense_run)(const rt_dense *d, uint32_t part, uint32_t parts)
     uint32_t first, end;
     rt_share(rt_matrix_panels(d->w->n), part, parts, &first, &end);
     walk s = plan_walk(d, part);
-    if ((size_t)d->rows * s.depth <= LINEAR_FLOATS) {
+    if ((size_t)d->rows * s.blocks * RT_X_BYTES <= LINEAR_BYTES) {
         for (uint32_t p = first; p < end; p++)
             for (uint32_t b = 0; b < s.blocks; b++) {
                 bool last = b + 1 == s.blocks;
@@ -341,14 +348,13 @@ static void pack_bf16(const float *x, uint32_t depth, uint32_t stored_depth, uin
 void RC_FAMILY(rt_dense_pack)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
     const rt_matrix *m = d->w;
-    uint32_t stored = (uint32_t)rt_matrix_depth(m->k, m->stored);
-    uint32_t r, end;
+    uint32_t stored = (uint32_t)rt_matrix_depth(m->k, m->stored), step = block_depth(m), r, end;
     for (rt_share(d->rows, part, parts, &r, &end); r < end; r++)
-        for (uint32_t k0 = 0, b = 0; k0 < stored; k0 += RT_DEPTH_BLOCK, b++) {
+        for (uint32_t k0 = 0, b = 0; k0 < stored; k0 += step, b++) {
             const float *x = d->x + r * d->x_stride + k0;
-            size_t at = ((size_t)b * d->rows + r) * RT_X_STRIDE;
-            uint32_t depth = least(RT_DEPTH_BLOCK, m->k - k0), deep = least(RT_DEPTH_BLOCK, stored - k0);
-            if (DOT && m->stored == RC_BF16) pack_bf16(x, depth, deep, (uint16_t *)d->packed + at);
-            else pack_f32(x, depth, deep, (float *)d->packed + at);
+            char *out = (char *)d->packed + ((size_t)b * d->rows + r) * RT_X_STRIDE;
+            uint32_t depth = least(step, m->k - k0), deep = least(step, stored - k0);
+            if (packs_bf16(m)) pack_bf16(x, depth, deep, (uint16_t *)(void *)out);
+            else pack_f32(x, depth, deep, (float *)(void *)out);
         }
 }

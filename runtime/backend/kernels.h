@@ -12,10 +12,10 @@
 #include "runtime/backend/matrix.h"
 
 enum {
-    RT_DEPTH_BLOCK = 256, /* k per pass: a widened block of a panel is 32 KiB and stays in L1 */
-    RT_X_STRIDE = RT_DEPTH_BLOCK + 32, /* elements; no power of two, so rows spread over the sets of L1 */
-    RT_ROWS_BLOCK = 516, /* rows per pass; 43 tiles of 12, 0.5 MiB in one depth block */
-    RT_WIDE_FLOATS = RT_DEPTH_BLOCK * RT_PANEL
+    RT_X_BYTES = 4096, /* of a row in one depth block: its block of a panel is 128 KiB and stays in L2 */
+    RT_X_STRIDE = RT_X_BYTES + 64, /* bytes; an odd number of lines, so rows spread over the sets of L1 */
+    RT_ROWS_BLOCK = 516,           /* rows per pass: 43 tiles of 12 */
+    RT_WIDE_FLOATS = RT_X_BYTES / 4 * RT_PANEL
 };
 
 /* At most RT_ROWS_BLOCK rows of y = x W^T + bias. `packed` is shared by the parts: `pack` fills it, all of
@@ -28,7 +28,8 @@ typedef struct rt_dense {
     float *y;
     size_t y_stride;
     uint32_t rows;
-    void *packed; /* [depth blocks][rows][RT_X_STRIDE] float32, or bf16 where the family multiplies bf16 */
+    void *packed; /* [depth blocks][rows] of RT_X_STRIDE bytes: 1024 float32, or 2048 bf16 where the family
+                   * multiplies bf16 */
     float *wide;  /* [parts][RT_WIDE_FLOATS] */
 } rt_dense;
 
