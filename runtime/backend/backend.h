@@ -120,6 +120,9 @@ typedef struct rt_backend {
     /* h += scale * x */
     void (*add_scaled)(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
                        uint32_t rows, uint32_t width);
+    /* x[i] = x[rows[i]] for i < count, in place: rows increase. */
+    void (*keep_rows)(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
+                      uint32_t count);
     /* x /= divisor, a true division; rows of `width` at `stride` */
     void (*divide)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
     /* Host view of `rows` rows of a device buffer, valid until the next op that writes them. */

@@ -234,6 +234,7 @@ const rt_backend *rt_backend_cpu(void)
         .attention = rt_cpu__attention,
         .swiglu = rt_cpu__swiglu,
         .add_scaled = rt_cpu__add_scaled,
+        .keep_rows = rt_cpu__keep_rows,
         .divide = rt_cpu__divide,
         .host_rows = cpu_host_rows,
         .parallel = cpu_parallel,

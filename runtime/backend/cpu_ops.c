@@ -54,6 +54,14 @@ void rt_cpu__divide(rt_device *d, float *x, size_t stride, uint32_t rows, uint32
     run_rows(d, &r, FEW_ELEMENTS, d->kernels->divide);
 }
 
+void rt_cpu__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
+                       uint32_t count)
+{
+    (void)d;
+    for (uint32_t i = 0; i < count; i++)
+        if (rows[i] != i) memcpy(x + i * stride, x + rows[i] * stride, width * sizeof *x);
+}
+
 typedef struct embed_op {
     const rt_kernels *kernels;
     const rt_matrix *table;

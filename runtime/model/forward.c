@@ -46,11 +46,11 @@ static void rotate(const rt_model *m, const rt_step *step, float *q, float *k)
                                            .sin = m->sin});
 }
 
-static void attend(const rt_model *m, const rt_step *step, uint32_t layer)
+/* b = q|k|v of the normed h; K and V go where they stay. */
+static void write_kv(const rt_model *m, const rt_step *step, uint32_t layer)
 {
     const rt_model_config *c = &m->config;
     float *q = m->b, *k = q + (size_t)c->heads * c->head_dim, *v = k + (size_t)c->kv_heads * c->head_dim;
-    void *kv = m->backend->kv_buffer(m->device);
 
     norm_rows(m, m->weights.layers[layer].attention_norm, step->rows);
     product(m, step, layer, RT_LINEAR_QKV);
@@ -61,17 +61,22 @@ static void attend(const rt_model *m, const rt_step *step, uint32_t layer)
                                                 .k = k,
                                                 .v = v,
                                                 .stride = m->plan.b_stride,
-                                                .kv = kv});
+                                                .kv = m->backend->kv_buffer(m->device)});
+}
+
+/* h += residual_multiplier * o(attention of the q in b) */
+static void attend(const rt_model *m, const rt_step *step, uint32_t layer)
+{
     m->backend->attention(m->device, &(kv_attn){.layout = &m->limits.kv,
                                                 .plan = &step->kv,
                                                 .layer = layer,
-                                                .heads = c->heads,
-                                                .scale = c->attention_multiplier,
-                                                .q = q,
+                                                .heads = m->config.heads,
+                                                .scale = m->config.attention_multiplier,
+                                                .q = m->b,
                                                 .q_stride = m->plan.b_stride,
                                                 .out = m->a,
                                                 .out_stride = m->plan.a_stride,
-                                                .kv = kv});
+                                                .kv = m->backend->kv_buffer(m->device)});
     product(m, step, layer, RT_LINEAR_O);
     add_residual(m, step->rows);
 }
@@ -94,6 +99,17 @@ static void check_step(const rt_model *m, const rt_step *step)
     }
 }
 
+/* Of h and of the q in b only the rows whose logits are wanted, at the front. */
+static const rt_step *keep_wanted_rows(rt_model *m, const rt_step *step)
+{
+    const rt_model_config *c = &m->config;
+    const uint32_t *rows = step->logit_rows, count = step->logit_rows_count;
+    if (count == step->rows) return step;
+    m->backend->keep_rows(m->device, m->h, m->plan.h_stride, c->hidden, rows, count);
+    m->backend->keep_rows(m->device, m->b, m->plan.b_stride, c->heads * c->head_dim, rows, count);
+    return rt__wanted_rows_plan(&m->wanted, step);
+}
+
 void rt_model_forward(rt_model *m, const rt_step *step)
 {
     check_step(m, step);
@@ -101,19 +117,11 @@ void rt_model_forward(rt_model *m, const rt_step *step)
     m->backend->embed(m->device, m->weights.embedding, step->tokens, step->rows,
                       m->config.embedding_multiplier, m->h, m->plan.h_stride);
     for (uint32_t layer = 0; layer < m->config.layers; layer++) {
+        write_kv(m, step, layer);
+        if (layer + 1 == m->config.layers) step = keep_wanted_rows(m, step);
+        if (!step->rows) return;
         attend(m, step, layer);
         feed_forward(m, step, layer);
-    }
-}
-
-/* Final norm of the wanted rows, packed; neighbours go in one call. */
-static void norm_logit_rows(const rt_model *m, const uint32_t *rows, uint32_t count)
-{
-    for (uint32_t i = 0, run; i < count; i += run) {
-        for (run = 1; i + run < count && rows[i + run] == rows[i] + run;) run++;
-        m->backend->rms_norm(m->device, m->h + rows[i] * m->plan.h_stride, m->plan.h_stride,
-                             m->weights.final_norm, m->config.rms_epsilon, run, m->config.hidden,
-                             m->normed + i * m->plan.normed_stride, m->plan.normed_stride);
     }
 }
 
@@ -122,9 +130,10 @@ const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, u
     uint32_t vocab = m->config.vocab;
     RC_ASSERT(count <= m->limits.logits_max);
     RC_ASSERT(first <= step->logit_rows_count && count <= step->logit_rows_count - first);
-    for (uint32_t i = 0; i < count; i++) RC_ASSERT(step->logit_rows[first + i] < step->rows);
     if (count) {
-        norm_logit_rows(m, step->logit_rows + first, count);
+        m->backend->rms_norm(m->device, m->h + first * m->plan.h_stride, m->plan.h_stride,
+                             m->weights.final_norm, m->config.rms_epsilon, count, m->config.hidden, m->normed,
+                             m->plan.normed_stride);
         m->backend->linear(m->device, &(rt_linear){.weight = m->weights.head,
                                                    .x = m->normed,
                                                    .x_stride = m->plan.normed_stride,

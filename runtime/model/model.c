@@ -50,7 +50,7 @@ static rt_activations plan_activations(const rt_model_config *c, const rt_model_
 
 size_t rt_model_activation_bytes(const rt_model_config *c, const rt_model_limits *limits)
 {
-    return plan_activations(c, limits).floats * sizeof(float);
+    return plan_activations(c, limits).floats * sizeof(float) + rt__wanted_rows_bytes(limits->rows_max);
 }
 
 /* auto: what config.json says, or the embedding where it says nothing. */
@@ -154,6 +154,7 @@ static rc_code load(rt_model *m, const rt_model_options *o, const rt_source *s, 
                     rc_msg *msg)
 {
     rt_weight_list list;
+    RC_TRY(rt__wanted_rows_create(m->limits.rows_max, &m->wanted, msg));
     RC_TRY(create_buffer(m, msg));
     RC_TRY(fill_rope(m, s, pool, msg));
     RC_TRY(rt__weights_resolve(s, &m->config, dtype, m->backend, o->seed, &list, msg));
@@ -210,5 +211,6 @@ void rt_model_close(rt_model *m)
     if (!m) return;
     if (m->weights.backend) rt__weights_unload(&m->weights);
     if (m->buffer) m->backend->buffer_destroy(m->device, m->buffer, m->plan.floats);
+    rt__wanted_rows_destroy(&m->wanted);
     free(m);
 }

@@ -57,7 +57,7 @@ typedef struct rt_step {
     const uint32_t *positions; /* [T] */
     kv_plan kv;
     adapter_plan adapters;
-    const uint32_t *logit_rows; /* [logit_rows_count] rows of the step whose logits are wanted */
+    const uint32_t *logit_rows; /* [logit_rows_count] rows whose logits are wanted, in increasing order */
     uint32_t logit_rows_count;
 } rt_step;
 
@@ -78,8 +78,8 @@ void rt_model_close(rt_model *m); /* NULL is allowed */
 
 void rt_model_forward(rt_model *m, const rt_step *step);
 
-/* Logits [count][vocab] of step->logit_rows[first .. first + count), count <= logits_max, on the host,
- * after logits_scaling. Valid until the next call. */
+/* After a forward of that step: logits [count][vocab] of step->logit_rows[first .. first + count), count <=
+ * logits_max, on the host, after logits_scaling. Valid until the next call. */
 const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count);
 
 #endif

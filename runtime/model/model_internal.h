@@ -1,6 +1,6 @@
 /* runtime/model/model_internal.h - an open model: weights, and the buffers of a forward pass.
  *
- *     h  [rows][hidden]                    the residual stream
+ *     h  [rows][hidden]                    the residual stream; at the end, of the rows with wanted logits
  *     a  [rows][hidden | q | ffn]          what the next product reads
  *     b  [rows][q|k|v | gate|up | hidden]  what a product wrote
  *     normed [logits_max][hidden], logits [logits_max][vocab]
@@ -11,6 +11,7 @@
 #ifndef RUNTIME_MODEL_MODEL_INTERNAL_H
 #define RUNTIME_MODEL_MODEL_INTERNAL_H
 
+#include "runtime/model/wanted_rows.h"
 #include "runtime/model/weights.h"
 
 typedef struct rt_activations {
@@ -26,6 +27,7 @@ struct rt_model {
     rt_device *device;
     rt_weights weights;
     rt_activations plan;
+    rt_wanted_rows wanted;
     float *buffer; /* of plan.floats */
     float *h, *a, *b, *normed, *logits, *cos, *sin;
 };
