@@ -5,9 +5,8 @@
  * read once a step for all of them.
  *
  * Exact  Every (row, head) folds fixed tiles of KV_TILE positions, counted from position 0, in
- *        position order: tile scores, tile max, tile sum and tile output are computed from scratch,
- *        then merged into the running ones. No bit depends on block size, on the other rows, on the
- *        grouping or on the split over threads. A row sees K/V as stored, its own too.
+ *        position order, into what it has summed. No bit depends on block size, on the other rows, on
+ *        the grouping or on the split over threads. A row sees K/V as stored, its own too.
  * Source online softmax: Milakov & Gimelshein 2018, alg. 3; paged K/V: Kwon et al. 2023, sec. 4.1.
  */
 #ifndef PAGED_KV_PAGED_ATTN_H

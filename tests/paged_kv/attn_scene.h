@@ -6,6 +6,8 @@
 #ifndef TESTS_PAGED_KV_ATTN_SCENE_H
 #define TESTS_PAGED_KV_ATTN_SCENE_H
 
+#include <stdbool.h>
+
 #include "paged_kv/paged_attn_cpu.h"
 
 typedef struct scene {
@@ -21,6 +23,7 @@ typedef struct scene {
     size_t kv_bytes;
     float *out;                /* [seqs][longest][heads * dim], as the last steps computed it */
     uint32_t longest;
+    bool in_pairs;             /* the last steps' products were dots of bf16 pairs */
 } scene;
 
 /* A run of rows of one sequence that a step computes. */
@@ -43,6 +46,9 @@ void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs,
                  uint32_t parts);
 void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count, int grouped,
                   uint32_t parts);
+
+/* Whether a family rounds queries and weights to bf16 for K/V of this layout. */
+bool scene_in_pairs(const scene *s, const kv_cpu_kernels *kernels);
 
 /* Aborts the test where out is not the softmax attention of what is stored, in double precision. */
 void scene_check_naive(const scene *s);

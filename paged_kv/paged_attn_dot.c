@@ -1,0 +1,219 @@
+/* A tile's products as dot products of bf16 pairs, for K/V stored as bf16.
+ *
+ *     scores    k[D/2][64] words                    mean    v[32][D] words
+ *
+ *               position   0      1    ..  63                dim        0      1    ..
+ *     pair 0            |k0 k1|k0 k1|    |k0 k1|    pair 0           |v  v' |v  v' |     of positions 0, 1
+ *          1            |k2 k3|k2 k3|    |k2 k3|         1           |v  v' |v  v' |     of positions 2, 3
+ *
+ * vdpbf16ps multiplies a query's pair, in all lanes, with a row of either: a score is one accumulator over
+ * the dimensions in order, an output one over the positions in order. Six queries by four vectors of
+ * accumulators fill the registers; neither their number nor the order of queries changes a bit.
+ *
+ * Scores count in powers of two: the query takes scale * log2(e) before it is rounded to bf16. So do weights,
+ * 2^(score - top) rounded to bf16, whose sum is that of the rounded ones. `top` is a whole number and is
+ * raised only where a score exceeds it by more than RAISE_AT: then what was summed is multiplied by a power
+ * of two, which is exact.
+ */
+#include <math.h>
+#include <stdbool.h>
+
+#include "paged_kv/paged_attn_tile.h"
+
+#if defined(__AVX512BF16__)
+
+/* Weights up to 2^8 are as precise as those below 1, and tops move in the first tiles alone. */
+#define RAISE_AT 8.0f
+
+typedef struct product {
+    const uint32_t *a; /* [queries][depth] pairs */
+    size_t a_stride;
+    const uint32_t *b; /* [depth][vectors * 16] pairs */
+    size_t b_stride;
+    float *c;          /* [queries][vectors * 16] */
+    size_t c_stride;
+    uint32_t depth;
+    bool is_odd;       /* the last pair's second half counts as zero */
+    bool adds;         /* to what c holds */
+    const char *const *lines;
+    size_t line_offset;
+} product;
+
+/* c[q][v] (+)= sum over i < depth, in order, of the dots of a[q][i] and b[i][v]; v from `at` on. */
+static inline __attribute__((always_inline)) void dot_body(const product *m, uint32_t at, const int queries,
+                                                           const int vectors)
+{
+    const product p = *m;
+    const uint32_t *b = p.b + at;
+    __m512 sum[KV__QUERIES][KV__VECTORS];
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++)
+            sum[q][v] = p.adds ? _mm512_loadu_ps(p.c + q * p.c_stride + at + RC_LANES * v)
+                               : _mm512_setzero_ps();
+    for (uint32_t i = 0; i < p.depth; i++, b += p.b_stride) {
+        __m512bh row[KV__VECTORS];
+        kv__bring(p.lines[2 * i % KV_TILE] + p.line_offset);
+        kv__bring(p.lines[(2 * i + 1) % KV_TILE] + p.line_offset);
+        for (int v = 0; v < vectors; v++) row[v] = (__m512bh)_mm512_loadu_si512(b + RC_LANES * v);
+        if (p.is_odd && i == p.depth - 1)
+            for (int v = 0; v < vectors; v++)
+                row[v] = (__m512bh)_mm512_and_si512((__m512i)row[v], _mm512_set1_epi32(0xffff));
+        for (int q = 0; q < queries; q++) {
+            __m512bh x = (__m512bh)_mm512_set1_epi32((int)p.a[q * p.a_stride + i]);
+            for (int v = 0; v < vectors; v++) sum[q][v] = _mm512_dpbf16_ps(sum[q][v], x, row[v]);
+        }
+    }
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++)
+            _mm512_storeu_ps(p.c + q * p.c_stride + at + RC_LANES * v, sum[q][v]);
+}
+
+#define DOT_CASE(n)                                                                                    \
+    case n:                                                                                            \
+        dot_body(p, at, n, vectors);                                                                   \
+        break
+static inline __attribute__((always_inline)) void dot_queries(const product *p, uint32_t at, uint32_t queries,
+                                                              const int vectors)
+{
+    switch (queries) {
+        DOT_CASE(1);
+        DOT_CASE(2);
+        DOT_CASE(3);
+        DOT_CASE(4);
+        DOT_CASE(5);
+        DOT_CASE(6);
+    }
+}
+#undef DOT_CASE
+
+static void dot(const product *p, uint32_t queries, uint32_t vectors)
+{
+    uint32_t v = 0;
+    for (; v + KV__VECTORS <= vectors; v += KV__VECTORS) dot_queries(p, RC_LANES * v, queries, KV__VECTORS);
+    for (; v < vectors; v++) dot_queries(p, RC_LANES * v, queries, 1);
+}
+
+static void take_query(const kv__work *w, uint32_t query, const float *from)
+{
+    const __m512 factor = _mm512_set1_ps(w->a->scale * 1.44269504f);
+    uint16_t *to = (uint16_t *)w->q + (size_t)query * w->dim;
+    for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
+        uint32_t n = w->dim - d < RC_LANES ? w->dim - d : RC_LANES;
+        rc_vf_store_bf16_n(to + d, _mm512_mul_ps(rc_vf_load_n(from + d, n), factor), n);
+    }
+}
+
+/* 16 positions' rows to k[d / 2][at ..]. */
+static void turn(const char *const rows[16], uint32_t dim, float *k)
+{
+    for (uint32_t d = 0; d < dim; d += 2 * RC_LANES) {
+        uint32_t pairs = (dim - d) / 2 < RC_LANES ? (dim - d) / 2 : RC_LANES;
+        rc_vf r[16];
+        for (int i = 0; i < 16; i++)
+            r[i] = pairs == RC_LANES ? rc_vf_load_bits(rows[i] + 2 * d)
+                                     : rc_vf_load_bits_n(rows[i] + 2 * d, pairs);
+        rc_vf_transpose(r);
+        for (uint32_t j = 0; j < pairs; j++) rc_vf_store(k + (size_t)(d / 2 + j) * KV_TILE, r[j]);
+    }
+}
+
+static void take_keys(const kv__work *w, const kv__tile *tile)
+{
+    for (uint32_t t = 0; t < tile->count; t += RC_LANES) {
+        const char *rows[16];
+        for (uint32_t i = 0; i < 16; i++) {
+            rows[i] = kv__row(w, tile, t + i, 0);
+            kv__bring_row(w, tile, t + i, 0);
+        }
+        turn(rows, w->dim, w->k + t);
+    }
+}
+
+/* Two positions' rows to v[.][d]: word d is element d of both. */
+static void pair_up(const char *even, const char *odd, uint32_t dim, uint32_t *v)
+{
+    const __m512i counts = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i both = _mm512_mullo_epi32(counts, _mm512_set1_epi32(0x10001));
+    const __m512i words = _mm512_add_epi32(both, _mm512_set1_epi32(32 << 16)); /* of b: from 32 on */
+    const __m512i upper = _mm512_add_epi16(words, _mm512_set1_epi16(16));
+    for (uint32_t d = 0; d < dim; d += 2 * RC_LANES) {
+        uint32_t n = dim - d < 2 * RC_LANES ? dim - d : 2 * RC_LANES;
+        __mmask32 mask = (__mmask32)(((uint64_t)1 << n) - 1);
+        __m512i a = _mm512_maskz_loadu_epi16(mask, even + 2 * d);
+        __m512i b = _mm512_maskz_loadu_epi16(mask, odd + 2 * d);
+        _mm512_storeu_si512(v + d, _mm512_permutex2var_epi16(a, words, b));
+        if (n > RC_LANES) _mm512_storeu_si512(v + d + RC_LANES, _mm512_permutex2var_epi16(a, upper, b));
+    }
+}
+
+static void take_values(const kv__work *w, const kv__tile *tile)
+{
+    for (uint32_t t = 0; t < tile->count; t += 2) {
+        kv__bring_row(w, tile, t, w->value_offset);
+        kv__bring_row(w, tile, t + 1, w->value_offset);
+        pair_up(kv__row(w, tile, t, w->value_offset), kv__row(w, tile, t + 1, w->value_offset), w->dim,
+                (uint32_t *)w->v + (size_t)t / 2 * w->padded);
+    }
+}
+
+/* 2^x to 1.02e-4 for x <= 127, a twentieth of a bf16's last place; exact at whole numbers; 0 below -150.
+ * How  x = k + r; P of degree 3 with P(0) = 1, minimax in relative error on |r| <= 1/2. */
+static inline __m512 exp2_short(__m512 x)
+{
+    const __m512 round = _mm512_set1_ps(RC_VF_ROUND_);
+    x = _mm512_max_ps(x, _mm512_set1_ps(-160.0f));
+    __m512 k = _mm512_sub_ps(_mm512_add_ps(x, round), round), r = _mm512_sub_ps(x, k);
+    __m512 p = _mm512_set1_ps(0x1.c2a218p-5f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.f00c4ep-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.62f5fap-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, k);
+}
+
+/* Makes the next whole number above `high` the query's top. */
+static void raise_top(const kv__work *w, uint32_t query, float high)
+{
+    float top = ceilf(high), *out = w->out + (size_t)query * w->padded;
+    float *sum = w->sum + (size_t)query * RC_LANES;
+    __m512 fall = _mm512_set1_ps(w->top[query] - top);
+    for (uint32_t d = 0; d < w->padded; d += RC_LANES)
+        _mm512_storeu_ps(out + d, _mm512_scalef_ps(_mm512_loadu_ps(out + d), fall));
+    _mm512_storeu_ps(sum, _mm512_scalef_ps(_mm512_loadu_ps(sum), fall));
+    w->top[query] = top;
+}
+
+/* Scores of one query to weights, in bf16, at the same place. Lanes that the query may not see hold anything:
+ * they are replaced, not multiplied. */
+static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
+{
+    __m512 s[KV__TILE_VECTORS];
+    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible);
+    __m512 high = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
+    if (_mm512_cmp_ps_mask(high, _mm512_set1_ps(w->top[query] + RAISE_AT), _CMP_GT_OQ))
+        raise_top(w, query, rc_vf_top(high));
+    __m512 top = _mm512_set1_ps(w->top[query]), sum = _mm512_loadu_ps(w->sum + RC_LANES * query);
+    const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3f803f80);
+    for (int v = 0; v < KV__TILE_VECTORS; v++) s[v] = exp2_short(_mm512_sub_ps(s[v], top));
+    __m512bh low = _mm512_cvtne2ps_pbh(s[1], s[0]), upper = _mm512_cvtne2ps_pbh(s[3], s[2]);
+    _mm512_storeu_si512(p, (__m512i)low);
+    _mm512_storeu_si512(p + RC_LANES, (__m512i)upper);
+    sum = _mm512_dpbf16_ps(_mm512_dpbf16_ps(sum, ones, low), ones, upper);
+    _mm512_storeu_ps(w->sum + RC_LANES * query, sum);
+}
+
+static void attend(const kv__work *w, const char *const *lines, uint32_t query, uint32_t n, uint32_t visible)
+{
+    product scores = {.a = (uint32_t *)w->q + (size_t)query * (w->dim / 2), .a_stride = w->dim / 2,
+                      .b = (uint32_t *)w->k, .b_stride = KV_TILE, .c = w->p, .c_stride = KV_TILE,
+                      .depth = w->dim / 2, .lines = lines};
+    dot(&scores, n, (visible + RC_LANES - 1) / RC_LANES);
+    for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + i * KV_TILE, visible);
+    product mean = {.a = (uint32_t *)w->p, .a_stride = KV_TILE, .b = (uint32_t *)w->v, .b_stride = w->padded,
+                    .c = w->out + (size_t)query * w->padded, .c_stride = w->padded,
+                    .depth = (visible + 1) / 2, .is_odd = visible % 2, .adds = true, .lines = lines, .line_offset = w->value_offset};
+    dot(&mean, n, w->padded / RC_LANES);
+}
+
+const kv__form RC_FAMILY(kv__form_dot) = {take_query, take_keys, take_values, attend};
+
+#endif

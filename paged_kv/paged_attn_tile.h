@@ -1,0 +1,95 @@
+/* paged_kv/paged_attn_tile.h - what attention's walk over tiles and the products of one tile share.
+ *
+ * The walk (paged_attn_cpu.c) decides which queries meet which tile. A form (paged_attn_fma.c,
+ * paged_attn_dot.c) brings a tile's K and V to what its products take, and folds the tile into the queries'
+ * state. Included by kernel files alone.
+ */
+#ifndef PAGED_KV_PAGED_ATTN_TILE_H
+#define PAGED_KV_PAGED_ATTN_TILE_H
+
+#include <math.h>
+
+#include "paged_kv/paged_attn_cpu.h"
+#include "paged_kv/paged_attn_split.h"
+#include "proto/vec.h"
+
+enum { KV__TILE_VECTORS = KV_TILE / RC_LANES, KV__LINE = 64 };
+
+/* Queries x vectors held in registers: 24 + 5 of avx512's 32, 12 + 3 of the 16 that avx2 has. */
+#if defined(__AVX512F__)
+enum { KV__QUERIES = 6, KV__VECTORS = 4 };
+#elif defined(__AVX2__)
+enum { KV__QUERIES = 6, KV__VECTORS = 1 };
+#else
+enum { KV__QUERIES = 2, KV__VECTORS = 1 };
+#endif
+
+/* Where the K rows of one K/V head lie that a tile is made of, and those of the tile after it, which are
+ * brought closer meanwhile (past its end: any row). V rows lie value_offset bytes further. */
+typedef struct kv__tile {
+    uint32_t count;
+    const char *rows[KV_TILE], *next[KV_TILE];
+    const char *lines[KV_TILE]; /* of the first of the next rows */
+} kv__tile;
+
+typedef struct kv__work kv__work;
+
+typedef struct kv__form {
+    /* One query's dim floats, times the scale, become w->q's row. */
+    void (*take_query)(const kv__work *w, uint32_t query, const float *from);
+    /* The tile's K becomes w->k, its V w->v. */
+    void (*take_keys)(const kv__work *w, const kv__tile *tile);
+    void (*take_values)(const kv__work *w, const kv__tile *tile);
+    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. `lines`
+     * are brought closer meanwhile. */
+    void (*attend)(const kv__work *w, const char *const *lines, uint32_t query, uint32_t n, uint32_t visible);
+} kv__form;
+
+/* What one part works in. The operands q, k, v are in the form's own layout; all of a unit's queries. */
+struct kv__work {
+    const kv_attn *a;
+    const kv__form *form;
+    uint32_t dim, padded, ratio, block_shift, row_bytes, row_lines;
+    size_t value_offset;
+    float *q;     /* [queries][dim] floats of room */
+    float *k;     /* [dim][64] */
+    float *v;     /* [64][padded] */
+    float *p;     /* [KV__QUERIES][64]: scores, then weights */
+    float *out;   /* [queries][padded]: weighted sums of V so far */
+    float *sum;   /* [queries][16]: lane i is the sum of every 16th weight so far */
+    float *top;   /* [queries]: the score whose weight is 1 */
+    float *zeros; /* [dim]: stands for positions that do not exist yet */
+    const char *nowhere[KV_TILE]; /* rows to bring closer where none need be */
+};
+
+extern const kv__form RC_FAMILY(kv__form_fma);
+#if defined(__AVX512BF16__)
+extern const kv__form RC_FAMILY(kv__form_dot);
+#endif
+
+/* Into the L2: twice as many rows wait there as the L1 has buffers for, and half a tile of rows would not
+ * stay in the L1 beside the operands. */
+static inline void kv__bring(const char *line) { __builtin_prefetch(line, 0, 2); }
+
+/* Row t of the next tile, unless its lines are among those that products bring closer. */
+static inline void kv__bring_row(const kv__work *w, const kv__tile *tile, uint32_t t, size_t offset)
+{
+    if (t < KV_TILE / w->row_lines) return;
+    for (uint32_t i = 0; i < w->row_lines; i++) kv__bring(tile->next[t] + offset + KV__LINE * i);
+}
+
+/* Row t of the tile, or zeros past its end. */
+static inline const char *kv__row(const kv__work *w, const kv__tile *tile, uint32_t t, size_t offset)
+{
+    return t < tile->count ? tile->rows[t] + offset : (const char *)w->zeros;
+}
+
+/* Vector v of a query's scores, those from `visible` on replaced by the lowest. */
+static inline rc_vf kv__seen(const float *scores, uint32_t v, uint32_t visible)
+{
+    rc_vf s = rc_vf_load(scores + RC_LANES * v);
+    if (visible >= RC_LANES * (v + 1)) return s;
+    return rc_vf_keep(s, visible < RC_LANES * v ? 0 : visible - RC_LANES * v, rc_vf_set1(-INFINITY));
+}
+
+#endif
