@@ -190,11 +190,13 @@ static uint64_t group_range(rt_batch *b, uint32_t from, uint32_t to, bool emit)
 /* Orders the spans of one bucket (the same first block) and groups them. */
 static void group_bucket(rt_batch *b, uint32_t from, uint32_t to)
 {
-    if (to - from > 1) {
-        sort_spans(b, b->spans + from, to - from);
-        for (uint32_t i = from + 1; i < to; i++)
-            b->common[i] = common_blocks(b, &b->spans[i - 1], &b->spans[i]);
+    if (to - from == 1) {
+        add_group(b, from, 1, 0);
+        return;
     }
+    sort_spans(b, b->spans + from, to - from);
+    for (uint32_t i = from + 1; i < to; i++)
+        b->common[i] = common_blocks(b, &b->spans[i - 1], &b->spans[i]);
     group_range(b, from, to, true);
 }
 

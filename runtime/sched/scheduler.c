@@ -302,7 +302,7 @@ uint32_t rt_sched_plan(rt_sched *s, const rt_sched_entry **entries)
     uint64_t preempted = s->preemptions;
     s->entries_count = 0;
     if (!s->o.prefill_first) plan_running(s, true, &budget);
-    plan_running(s, false, &budget);
+    if (s->entries_count < s->running.count) plan_running(s, false, &budget);
     if (preempted == s->preemptions) plan_waiting(s, &budget);
     if (s->o.prefill_first && s->entries_count == 0) plan_running(s, true, &budget);
     if (preempted != s->preemptions) compact(s);
