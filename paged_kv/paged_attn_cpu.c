@@ -4,6 +4,7 @@
  * query and not on how many are worked on together.
  */
 #include <math.h>
+#include <stdbool.h>
 
 #include "paged_kv/paged_attn_tile.h"
 #include "proto/rc.h"
@@ -27,30 +28,55 @@ static uint32_t find_rows(const work *w, const kv__unit *unit, uint32_t table, u
     return count;
 }
 
-static void find_tile(const work *w, const kv__unit *unit, uint32_t table, uint32_t position, uint32_t limit,
-                      tile *t)
+/* A run of tiles and where the rows of two of them lie, in turn. */
+typedef struct run {
+    const kv__unit *unit;
+    uint32_t table, position, limit;
+    const char *rows[2][KV_TILE];
+    tile tile;
+} run;
+
+/* The run's first tile if it has none yet, else the one after. */
+static bool next_tile(const work *w, run *r)
 {
-    t->count = find_rows(w, unit, table, position, limit, t->rows);
-    for (uint32_t i = find_rows(w, unit, table, position + KV_TILE, limit, t->next); i < KV_TILE; i++)
-        t->next[i] = t->rows[0];
-    for (uint32_t i = 0; i < KV_TILE; i++)
-        t->lines[i] = t->next[i / w->row_lines] + KV__LINE * (i % w->row_lines);
+    tile *t = &r->tile;
+    if (t->rows) r->position += KV_TILE;
+    if (r->position >= r->limit) return false;
+    const char **rows = t->rows == r->rows[0] ? r->rows[1] : r->rows[0];
+    t->count = t->rows ? t->next_count : find_rows(w, r->unit, r->table, r->position, r->limit, rows);
+    t->rows = rows;
+    const char **next = rows == r->rows[0] ? r->rows[1] : r->rows[0];
+    t->next_count = find_rows(w, r->unit, r->table, r->position + KV_TILE, r->limit, next);
+    t->next = next;
+    return true;
+}
+
+/* The share of group i of `groups` in bringing the next tile's K rows closer; V rows alike. */
+static kv__ahead ahead_of(const work *w, const tile *t, uint32_t i)
+{
+    uint32_t first = i * t->share, end = first + t->share;
+    if (end > t->next_count) end = t->next_count;
+    return (kv__ahead){t->next + first, 0, end > first ? end - first : 0, w->row_lines};
 }
 
 /* A tile for queries [first, end) of the unit, which start with query `head` of a row that sees `visible`
  * of its positions; each next row sees one more. */
-static void attend_tile(const work *w, const tile *t, uint32_t first, uint32_t end, uint32_t head,
-                        uint32_t visible)
+static void attend_tile(const work *w, tile *t, uint32_t first, uint32_t end, uint32_t head, uint32_t visible)
 {
-    const char *const *lines = t->lines;
+    uint32_t groups = (end - first + KV__QUERIES - 1) / KV__QUERIES;
+    t->share = (KV_TILE + groups - 1) / groups;
+    if (t->share > KV_TILE / 2) t->share = KV_TILE / 2;
+    t->brought = t->share * groups;
     w->form->take_keys(w, t);
     w->form->take_values(w, t);
-    for (uint32_t q = first, n; q < end; q += n, lines = w->nowhere) {
+    for (uint32_t q = first, n, group = 0; q < end; q += n, group++) {
         uint32_t row = (head + q - first) / w->ratio, sees = visible + row;
         n = end - q < KV__QUERIES ? end - q : KV__QUERIES;
         uint32_t left_in_row = (row + 1) * w->ratio - (head + q - first);
         if (sees < KV_TILE && n > left_in_row) n = left_in_row;
-        w->form->attend(w, lines, q, n, sees < KV_TILE ? sees : KV_TILE);
+        kv__ahead keys = ahead_of(w, t, group), values = keys;
+        values.offset = w->value_offset;
+        w->form->attend(w, keys, values, q, n, sees < KV_TILE ? sees : KV_TILE);
     }
 }
 
@@ -60,28 +86,23 @@ static void attend_piece(const work *w, const kv__unit *unit, const kv__piece *p
 {
     const kv_span *span = piece->span;
     uint32_t local = piece->first - piece->origin, last = piece->end - 1 - piece->origin;
-    uint32_t limit = span->position + last / w->ratio + 1;
-    tile t;
-    for (; position < limit; position += KV_TILE) {
+    run r = {.unit = unit, .table = span->table, .position = position};
+    for (r.limit = span->position + last / w->ratio + 1; next_tile(w, &r);) {
         uint32_t row = local / w->ratio;
-        if (span->position + row < position) {
-            row = position - span->position;
+        if (span->position + row < r.position) {
+            row = r.position - span->position;
             local = row * w->ratio;
         }
-        find_tile(w, unit, span->table, position, limit, &t);
-        attend_tile(w, &t, piece->origin + local - unit->first, piece->end - unit->first, local % w->ratio,
-                    span->position + row + 1 - position);
+        attend_tile(w, &r.tile, piece->origin + local - unit->first, piece->end - unit->first,
+                    local % w->ratio, span->position + row + 1 - r.position);
     }
 }
 
 static void attend_shared(const work *w, const kv__unit *unit)
 {
-    uint32_t limit = unit->group->shared_tokens, table = w->a->plan->spans[unit->group->span].table;
-    tile t;
-    for (uint32_t position = 0; position < limit; position += KV_TILE) {
-        find_tile(w, unit, table, position, limit, &t);
-        attend_tile(w, &t, 0, unit->count, 0, KV_TILE);
-    }
+    run r = {.unit = unit, .table = w->a->plan->spans[unit->group->span].table};
+    for (r.limit = unit->group->shared_tokens; next_tile(w, &r);)
+        attend_tile(w, &r.tile, 0, unit->count, 0, KV_TILE);
 }
 
 static size_t query_at(const work *w, const kv__unit *unit, const kv__piece *piece, uint32_t query,
@@ -163,6 +184,5 @@ void RC_FAMILY(kv_attn_cpu)(const kv_attn *a, uint32_t part, uint32_t parts, voi
     w.sum = take(&at, (size_t)RC_LANES * KV__UNIT_QUERIES);
     w.zeros = take(&at, dim);
     memset(w.zeros, 0, dim * sizeof(float));
-    for (uint32_t t = 0; t < KV_TILE; t++) w.nowhere[t] = (const char *)w.zeros;
     kv__each_unit(a, part, parts, run_unit, &w);
 }

@@ -22,8 +22,12 @@
 
 #if defined(__AVX512BF16__)
 
+#define ALWAYS static inline __attribute__((always_inline))
+
 /* Weights up to 2^8 are as precise as those below 1, and tops move in the first tiles alone. */
 #define RAISE_AT 8.0f
+/* A score whose weight is 0, finite as exp2_short() wants it. */
+#define LOWEST -0x1p100f
 
 typedef struct product {
     const uint32_t *a; /* [queries][depth] pairs */
@@ -33,35 +37,43 @@ typedef struct product {
     float *c;          /* [queries][vectors * 16] */
     size_t c_stride;
     uint32_t depth;
-    bool is_odd;       /* the last pair's second half counts as zero */
+    bool is_odd;       /* one more pair follows, whose second half counts as zero */
     bool adds;         /* to what c holds */
-    const char *const *lines;
-    size_t line_offset;
+    kv__ahead ahead;
 } product;
 
+typedef __m512 sums[KV__QUERIES][KV__VECTORS];
+
+/* sum[q][v] += the dots of a[q][i] and row[v]. */
+ALWAYS void add_dots(sums sum, const product *p, uint32_t i, const __m512i row[KV__VECTORS], const int queries,
+                     const int vectors)
+{
+    for (int q = 0; q < queries; q++) {
+        __m512bh x = (__m512bh)_mm512_set1_epi32((int)p->a[q * p->a_stride + i]);
+        for (int v = 0; v < vectors; v++) sum[q][v] = _mm512_dpbf16_ps(sum[q][v], x, (__m512bh)row[v]);
+    }
+}
+
 /* c[q][v] (+)= sum over i < depth, in order, of the dots of a[q][i] and b[i][v]; v from `at` on. */
-static inline __attribute__((always_inline)) void dot_body(const product *m, uint32_t at, const int queries,
-                                                           const int vectors)
+ALWAYS void dot_body(const product *m, uint32_t at, const int queries, const int vectors)
 {
     const product p = *m;
     const uint32_t *b = p.b + at;
-    __m512 sum[KV__QUERIES][KV__VECTORS];
+    __m512i row[KV__VECTORS];
+    sums sum;
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++)
             sum[q][v] = p.adds ? _mm512_loadu_ps(p.c + q * p.c_stride + at + RC_LANES * v)
                                : _mm512_setzero_ps();
     for (uint32_t i = 0; i < p.depth; i++, b += p.b_stride) {
-        __m512bh row[KV__VECTORS];
-        kv__bring(p.lines[2 * i % KV_TILE] + p.line_offset);
-        kv__bring(p.lines[(2 * i + 1) % KV_TILE] + p.line_offset);
-        for (int v = 0; v < vectors; v++) row[v] = (__m512bh)_mm512_loadu_si512(b + RC_LANES * v);
-        if (p.is_odd && i == p.depth - 1)
-            for (int v = 0; v < vectors; v++)
-                row[v] = (__m512bh)_mm512_and_si512((__m512i)row[v], _mm512_set1_epi32(0xffff));
-        for (int q = 0; q < queries; q++) {
-            __m512bh x = (__m512bh)_mm512_set1_epi32((int)p.a[q * p.a_stride + i]);
-            for (int v = 0; v < vectors; v++) sum[q][v] = _mm512_dpbf16_ps(sum[q][v], x, row[v]);
-        }
+        kv__bring_next(&p.ahead, i);
+        for (int v = 0; v < vectors; v++) row[v] = _mm512_loadu_si512(b + RC_LANES * v);
+        add_dots(sum, &p, i, row, queries, vectors);
+    }
+    if (p.is_odd) {
+        for (int v = 0; v < vectors; v++)
+            row[v] = _mm512_and_si512(_mm512_loadu_si512(b + RC_LANES * v), _mm512_set1_epi32(0xffff));
+        add_dots(sum, &p, p.depth, row, queries, vectors);
     }
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++)
@@ -72,8 +84,7 @@ static inline __attribute__((always_inline)) void dot_body(const product *m, uin
     case n:                                                                                            \
         dot_body(p, at, n, vectors);                                                                   \
         break
-static inline __attribute__((always_inline)) void dot_queries(const product *p, uint32_t at, uint32_t queries,
-                                                              const int vectors)
+ALWAYS void dot_queries(const product *p, uint32_t at, uint32_t queries, const int vectors)
 {
     switch (queries) {
         DOT_CASE(1);
@@ -156,18 +167,16 @@ static void take_values(const kv__work *w, const kv__tile *tile)
     }
 }
 
-/* 2^x to 1.02e-4 for x <= 127, a twentieth of a bf16's last place; exact at whole numbers; 0 below -150.
- * How  x = k + r; P of degree 3 with P(0) = 1, minimax in relative error on |r| <= 1/2. */
+/* 2^x to 7.5e-5 for finite x <= 127, a fiftieth of a bf16's last place; 0 below -150.
+ * How  x = k + r, k whole; P of degree 3 is minimax in relative error on 0 <= r <= 1. */
 static inline __m512 exp2_short(__m512 x)
 {
-    const __m512 round = _mm512_set1_ps(RC_VF_ROUND_);
-    x = _mm512_max_ps(x, _mm512_set1_ps(-160.0f));
-    __m512 k = _mm512_sub_ps(_mm512_add_ps(x, round), round), r = _mm512_sub_ps(x, k);
-    __m512 p = _mm512_set1_ps(0x1.c2a218p-5f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.f00c4ep-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.62f5fap-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, k);
+    __m512 r = _mm512_sub_ps(x, _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+    __m512 p = _mm512_set1_ps(0x1.3f96a6p-4f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.cefc4ep-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.64444ap-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0x1.fff632p-1f));
+    return _mm512_scalef_ps(p, x); /* by 2^floor(x) */
 }
 
 /* Makes the next whole number above `high` the query's top. */
@@ -187,7 +196,7 @@ static void raise_top(const kv__work *w, uint32_t query, float high)
 static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
 {
     __m512 s[KV__TILE_VECTORS];
-    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible);
+    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible, LOWEST);
     __m512 high = _mm512_max_ps(_mm512_max_ps(s[0], s[1]), _mm512_max_ps(s[2], s[3]));
     if (_mm512_cmp_ps_mask(high, _mm512_set1_ps(w->top[query] + RAISE_AT), _CMP_GT_OQ))
         raise_top(w, query, rc_vf_top(high));
@@ -201,16 +210,17 @@ static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
     _mm512_storeu_ps(w->sum + RC_LANES * query, sum);
 }
 
-static void attend(const kv__work *w, const char *const *lines, uint32_t query, uint32_t n, uint32_t visible)
+static void attend(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
+                   uint32_t visible)
 {
     product scores = {.a = (uint32_t *)w->q + (size_t)query * (w->dim / 2), .a_stride = w->dim / 2,
                       .b = (uint32_t *)w->k, .b_stride = KV_TILE, .c = w->p, .c_stride = KV_TILE,
-                      .depth = w->dim / 2, .lines = lines};
+                      .depth = w->dim / 2, .ahead = keys};
     dot(&scores, n, (visible + RC_LANES - 1) / RC_LANES);
-    for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + i * KV_TILE, visible);
+    for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
     product mean = {.a = (uint32_t *)w->p, .a_stride = KV_TILE, .b = (uint32_t *)w->v, .b_stride = w->padded,
-                    .c = w->out + (size_t)query * w->padded, .c_stride = w->padded,
-                    .depth = (visible + 1) / 2, .is_odd = visible % 2, .adds = true, .lines = lines, .line_offset = w->value_offset};
+                    .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible / 2,
+                    .is_odd = visible % 2, .adds = true, .ahead = values};
     dot(&mean, n, w->padded / RC_LANES);
 }
 

@@ -24,8 +24,7 @@ typedef struct product {
     size_t c_stride;
     uint32_t depth;
     bool adds; /* to what c holds */
-    const char *const *lines;
-    size_t line_offset;
+    kv__ahead ahead;
 } product;
 
 /* c[q][v] (+)= sum over i < depth, in order, of a[q][i] * b[i][v]; v from `at` on. */
@@ -40,7 +39,7 @@ static inline __attribute__((always_inline)) void mac_body(const product *m, uin
             sum[q][v] = p.adds ? rc_vf_load(p.c + q * p.c_stride + at + RC_LANES * v) : rc_vf_zero();
     for (uint32_t i = 0; i < p.depth; i++, b += p.b_stride) {
         rc_vf row[KV__VECTORS];
-        kv__bring(p.lines[i % KV_TILE] + p.line_offset);
+        kv__bring_next(&p.ahead, i);
         for (int v = 0; v < vectors; v++) row[v] = rc_vf_load(b + RC_LANES * v);
         for (int q = 0; q < queries; q++) {
             rc_vf x = rc_vf_set1(p.a[q * p.a_stride + i]);
@@ -171,7 +170,7 @@ static void raise_top(const kv__work *w, uint32_t query, float high)
 static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
 {
     rc_vf s[KV__TILE_VECTORS];
-    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible);
+    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible, -INFINITY);
     float high = rc_vf_top(rc_vf_max(rc_vf_max(s[0], s[1]), rc_vf_max(s[2], s[3])));
     if (high > w->top[query]) raise_top(w, query, high);
     for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) {
@@ -183,15 +182,16 @@ static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
     rc_vf_store(to, rc_vf_add(rc_vf_load(to), sum));
 }
 
-static void attend(const kv__work *w, const char *const *lines, uint32_t query, uint32_t n, uint32_t visible)
+static void attend(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
+                   uint32_t visible)
 {
     product scores = {.a = w->q + (size_t)query * w->dim, .a_stride = w->dim, .b = w->k, .b_stride = KV_TILE,
-                      .c = w->p, .c_stride = KV_TILE, .depth = w->dim, .lines = lines};
+                      .c = w->p, .c_stride = KV_TILE, .depth = w->dim, .ahead = keys};
     mac(&scores, n, (visible + RC_LANES - 1) / RC_LANES);
     for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
     product mean = {.a = w->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
                     .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible,
-                    .adds = true, .lines = lines, .line_offset = w->value_offset};
+                    .adds = true, .ahead = values};
     mac(&mean, n, w->padded / RC_LANES);
 }
 

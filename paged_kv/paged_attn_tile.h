@@ -7,8 +7,6 @@
 #ifndef PAGED_KV_PAGED_ATTN_TILE_H
 #define PAGED_KV_PAGED_ATTN_TILE_H
 
-#include <math.h>
-
 #include "paged_kv/paged_attn_cpu.h"
 #include "paged_kv/paged_attn_split.h"
 #include "proto/vec.h"
@@ -25,12 +23,21 @@ enum { KV__QUERIES = 2, KV__VECTORS = 1 };
 #endif
 
 /* Where the K rows of one K/V head lie that a tile is made of, and those of the tile after it, which are
- * brought closer meanwhile (past its end: any row). V rows lie value_offset bytes further. */
+ * brought closer meanwhile. V rows lie value_offset bytes further. */
 typedef struct kv__tile {
-    uint32_t count;
-    const char *rows[KV_TILE], *next[KV_TILE];
-    const char *lines[KV_TILE]; /* of the first of the next rows */
+    const char *const *rows, *const *next;
+    uint32_t count, next_count;
+    uint32_t share;   /* of the next rows that each group of queries brings closer */
+    uint32_t brought; /* by all groups; the rows after them are brought while rows are taken */
 } kv__tile;
+
+/* Rows to bring closer while a product runs, one an iteration: reading K/V and computing overlap only where the
+ * reads are spread over the whole tile. */
+typedef struct kv__ahead {
+    const char *const *rows;
+    size_t offset;
+    uint32_t count, lines; /* rows, and lines of each */
+} kv__ahead;
 
 typedef struct kv__work kv__work;
 
@@ -40,9 +47,10 @@ typedef struct kv__form {
     /* The tile's K becomes w->k, its V w->v. */
     void (*take_keys)(const kv__work *w, const kv__tile *tile);
     void (*take_values)(const kv__work *w, const kv__tile *tile);
-    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. `lines`
-     * are brought closer meanwhile. */
-    void (*attend)(const kv__work *w, const char *const *lines, uint32_t query, uint32_t n, uint32_t visible);
+    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. `keys` and
+     * `values` are brought closer meanwhile. */
+    void (*attend)(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
+                   uint32_t visible);
 } kv__form;
 
 /* What one part works in. The operands q, k, v are in the form's own layout; all of a unit's queries. */
@@ -59,7 +67,6 @@ struct kv__work {
     float *sum;   /* [queries][16]: lane i is the sum of every 16th weight so far */
     float *top;   /* [queries]: the score whose weight is 1 */
     float *zeros; /* [dim]: stands for positions that do not exist yet */
-    const char *nowhere[KV_TILE]; /* rows to bring closer where none need be */
 };
 
 extern const kv__form RC_FAMILY(kv__form_fma);
@@ -71,11 +78,16 @@ extern const kv__form RC_FAMILY(kv__form_dot);
  * stay in the L1 beside the operands. */
 static inline void kv__bring(const char *line) { __builtin_prefetch(line, 0, 2); }
 
-/* Row t of the next tile, unless its lines are among those that products bring closer. */
 static inline void kv__bring_row(const kv__work *w, const kv__tile *tile, uint32_t t, size_t offset)
 {
-    if (t < KV_TILE / w->row_lines) return;
+    if (t < tile->brought || t >= tile->next_count) return;
     for (uint32_t i = 0; i < w->row_lines; i++) kv__bring(tile->next[t] + offset + KV__LINE * i);
+}
+
+static inline void kv__bring_next(const kv__ahead *ahead, uint32_t i)
+{
+    if (i >= ahead->count) return;
+    for (uint32_t j = 0; j < ahead->lines; j++) kv__bring(ahead->rows[i] + ahead->offset + KV__LINE * j);
 }
 
 /* Row t of the tile, or zeros past its end. */
@@ -84,12 +96,12 @@ static inline const char *kv__row(const kv__work *w, const kv__tile *tile, uint3
     return t < tile->count ? tile->rows[t] + offset : (const char *)w->zeros;
 }
 
-/* Vector v of a query's scores, those from `visible` on replaced by the lowest. */
-static inline rc_vf kv__seen(const float *scores, uint32_t v, uint32_t visible)
+/* Vector v of a query's scores, those from `visible` on replaced. */
+static inline rc_vf kv__seen(const float *scores, uint32_t v, uint32_t visible, float by)
 {
     rc_vf s = rc_vf_load(scores + RC_LANES * v);
     if (visible >= RC_LANES * (v + 1)) return s;
-    return rc_vf_keep(s, visible < RC_LANES * v ? 0 : visible - RC_LANES * v, rc_vf_set1(-INFINITY));
+    return rc_vf_keep(s, visible < RC_LANES * v ? 0 : visible - RC_LANES * v, rc_vf_set1(by));
 }
 
 #endif
