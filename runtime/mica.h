@@ -122,6 +122,7 @@ typedef struct mica_request {
     bool has_activation;
     uint32_t activation;
     bool require_activation;
+    uint32_t truncate_prompt_tokens; /* keeps the prompt's last ones; 0: all */
 } mica_request;
 #define MICA_REQUEST_INIT                                                                              \
     { .size = sizeof(mica_request), .add_special_tokens = true, .max_tokens = 16,                      \
@@ -195,7 +196,13 @@ typedef struct mica_info {
     uint32_t vocab, max_model_len, block_size, blocks, max_num_seqs, max_num_batched_tokens;
     const char *dtype, *device;  /* "bfloat16", "cpu avx512, 2 threads" */
     uint64_t planned_bytes;
+    uint32_t max_loras;
 } mica_info;
+
+typedef struct mica_adapter {
+    int64_t id;                  /* above 0; a name that is loaded again gets a new one */
+    const char *name, *path;
+} mica_adapter;
 
 MICA_API rc_code mica_open(const mica_options *options, mica **out, rc_msg *err);
 MICA_API void mica_close(mica *m); /* ends running requests; NULL is allowed */
@@ -207,6 +214,9 @@ MICA_API rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err);
 /* A random adapter, for benchmarks: rank, all linears or q k v only; alora: invoked by has_activation. */
 MICA_API rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qkv_only, bool alora,
                                         uint64_t seed, rc_msg *err);
+
+/* What is loaded, by name: *out, [*count], and its strings by one free(). */
+MICA_API rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_msg *err);
 
 MICA_API rc_code mica_submit(mica *m, const mica_request *request, uint64_t *id, rc_msg *err);
 MICA_API void mica_cancel(mica *m, uint64_t id); /* unknown or ended: nothing; else MICA_CANCELLED events */

@@ -54,20 +54,24 @@ static rc_code check_name(const mica *m, const char *name, rc_msg *err)
 }
 
 /* Publishes weights under a name; on failure frees them. */
-static rc_code add(mica *m, const char *name, adapter_weights *w, rc_msg *err)
+static rc_code add(mica *m, const char *name, const char *path, adapter_weights *w, rc_msg *err)
 {
     mica__op op = { .name = name, .weights = w };
     size_t bytes = w->bytes;
-    rc_code code;
+    char *own_path = strdup(path);
+    rc_code code = own_path ? RC_OK : rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for an adapter's path");
     pthread_mutex_lock(&m->lock);
-    code = check_name(m, name, err);
+    if (code == RC_OK) code = check_name(m, name, err);
     if (code == RC_OK) code = run_op(m, &op, err);
     if (code == RC_OK) {
         mica__name *n = &m->names[m->names_count++];
         snprintf(n->name, sizeof n->name, "%s", name);
+        n->path = own_path;
+        n->id = ++m->names_ever;
         n->content = op.content;
         m->bytes_adapters += bytes;
     } else {
+        free(own_path);
         adapter_weights_free(w);
     }
     pthread_mutex_unlock(&m->lock);
@@ -83,7 +87,7 @@ rc_code mica_adapter_load(mica *m, const char *name, const char *path, rc_msg *e
     pthread_mutex_unlock(&m->lock);
     if (code != RC_OK) return code;
     RC_TRY(adapter_weights_load(path, &m->shape, tokenize, m, &w, err));
-    return add(m, name, w, err);
+    return add(m, name, path, w, err);
 }
 
 rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qkv_only, bool alora,
@@ -91,7 +95,7 @@ rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qk
 {
     adapter_weights *w;
     RC_TRY(mica__synthetic_weights(&m->shape, rank, qkv_only, alora, seed, &w, err));
-    return add(m, name, w, err);
+    return add(m, name, "synthetic", w, err);
 }
 
 rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err)
@@ -104,12 +108,48 @@ rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err)
     for (uint32_t i = 0; content && i < m->names_count; i++)
         if (m->names[i].content == content) { /* from now on no request finds it */
             m->bytes_adapters -= adapter_content_weights(content)->bytes;
+            free(m->names[i].path);
             memmove(&m->names[i], &m->names[i + 1], (--m->names_count - i) * sizeof *m->names);
             break;
         }
     if (content) code = run_op(m, &op, err);
     pthread_mutex_unlock(&m->lock);
     return code;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const mica_adapter *)a)->name, ((const mica_adapter *)b)->name);
+}
+
+static char *take_string(char **at, const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    char *taken = memcpy(*at, text, bytes);
+    *at += bytes;
+    return taken;
+}
+
+rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_msg *err)
+{
+    mica *locked = (mica *)m;
+    pthread_mutex_lock(&locked->lock);
+    size_t bytes = sizeof **out; /* never none */
+    for (uint32_t i = 0; i < m->names_count; i++)
+        bytes += sizeof **out + strlen(m->names[i].name) + strlen(m->names[i].path) + 2;
+    mica_adapter *list = malloc(bytes);
+    char *at = (char *)(list + m->names_count);
+    for (uint32_t i = 0; list && i < m->names_count; i++) {
+        list[i].id = m->names[i].id;
+        list[i].name = take_string(&at, m->names[i].name);
+        list[i].path = take_string(&at, m->names[i].path);
+    }
+    *count = m->names_count;
+    pthread_mutex_unlock(&locked->lock);
+    if (!list) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for the list of adapters");
+    qsort(list, *count, sizeof *list, by_name);
+    *out = list;
+    return RC_OK;
 }
 
 /* ---- random adapters, for benchmarks ---- */

@@ -169,6 +169,7 @@ void mica_close(mica *m)
     pthread_cond_destroy(&m->work);
     pthread_cond_destroy(&m->op_ended);
     free(m->event_text);
+    for (uint32_t i = 0; i < m->names_count; i++) free(m->names[i].path);
     free(m->names);
     free(m->model_name);
     if (m->o.model) free((char *)m->o.model);
@@ -177,16 +178,39 @@ void mica_close(mica *m)
 
 /* ---- requests ---- */
 
+/* Of a prompt that may be cut all is tokenized: there are at most as many tokens as bytes, and a few special
+ * ones. */
+static rc_code tokenize_prompt(mica *m, const mica_request *q, int32_t **ids, size_t *count, rc_msg *err)
+{
+    enum { SPECIAL_MAX = 64 };
+    const char *text = q->prompt_text ? q->prompt_text : "";
+    if (!q->truncate_prompt_tokens || !m->tokenizer)
+        return mica_tokenize(m, text, q->prompt_text_bytes, q->add_special_tokens, ids, count, err);
+    rc_code code = rt_tokenizer_encode(m->tokenizer, text, q->prompt_text_bytes, q->add_special_tokens,
+                                       q->prompt_text_bytes + SPECIAL_MAX, ids, count, err);
+    return code == RC_OK ? code : rc_about(code, err, "prompt");
+}
+
+static rc_code create_request(mica *m, const mica_request *q, const int32_t *ids, size_t count,
+                              rt_request **out, rc_msg *err)
+{
+    size_t kept = q->truncate_prompt_tokens;
+    if (kept && count > kept) {
+        ids += count - kept;
+        count = kept;
+    }
+    return rt_request_create(q, ids, count, &m->limits, out, err);
+}
+
 static rc_code make_request(mica *m, const mica_request *q, rt_request **out, rc_msg *err)
 {
     int32_t *ids = NULL;
     size_t count;
     rc_code code;
     RC_TRY(rt_request_validate(q, &m->limits, err));
-    if (q->prompt_ids) return rt_request_create(q, q->prompt_ids, q->prompt_ids_count, &m->limits, out, err);
-    RC_TRY(mica_tokenize(m, q->prompt_text ? q->prompt_text : "", q->prompt_text_bytes, q->add_special_tokens,
-                         &ids, &count, err));
-    code = rt_request_create(q, ids, count, &m->limits, out, err);
+    if (q->prompt_ids) return create_request(m, q, q->prompt_ids, q->prompt_ids_count, out, err);
+    RC_TRY(tokenize_prompt(m, q, &ids, &count, err));
+    code = create_request(m, q, ids, count, out, err);
     free(ids);
     return code;
 }
@@ -268,5 +292,6 @@ mica_info mica_get_info(const mica *m)
                        .max_num_batched_tokens = p->engine.rows_max,
                        .dtype = p->info.dtype == RC_F32 ? "float32" : "bfloat16",
                        .device = m->device_text,
-                       .planned_bytes = m->planned_bytes};
+                       .planned_bytes = m->planned_bytes,
+                       .max_loras = p->engine.slots_max};
 }

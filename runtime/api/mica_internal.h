@@ -43,6 +43,8 @@ typedef struct mica__op {
 
 typedef struct mica__name {
     char name[ADAPTER_NAME_BYTES_MAX + 1];
+    char *path;
+    int64_t id;
     adapter_content *content;
 } mica__name;
 
@@ -76,6 +78,7 @@ struct mica {
     uint64_t next_id;
     mica__name *names;
     uint32_t names_count;
+    int64_t names_ever;          /* loaded since the beginning */
     uint64_t bytes_adapters;
     mica_stats stats;
     int news_fd;
