@@ -14,6 +14,7 @@ typedef struct command {
 static const command commands[] = {
     {"run-batch", rt_command_run_batch, "answer a file of OpenAI completion requests"},
     {"generate", rt_command_generate, "answer one prompt on stdout"},
+    {"serve", rt_command_serve, "answer over gRPC"},
     {"bench", rt_command_bench, "measure latency or throughput"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

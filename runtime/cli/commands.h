@@ -9,6 +9,7 @@
 int rt_command(int argc, char **argv); /* main()'s own */
 int rt_command_run_batch(int argc, char **argv);
 int rt_command_generate(int argc, char **argv);
+int rt_command_serve(int argc, char **argv);
 int rt_command_bench(int argc, char **argv);
 
 #endif

@@ -267,6 +267,35 @@ bool mica_poll(mica *m, int timeout_ms, mica_event *e)
     return true;
 }
 
+rc_code mica_adapter_load(mica *m, const char *name, const char *path, rc_msg *err)
+{
+    (void)m, (void)path;
+    return rc_fail(RC_UNIMPLEMENTED, err, "'%s': the script has no loading", name);
+}
+
+rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err)
+{
+    (void)m;
+    return rc_fail(RC_UNIMPLEMENTED, err, "'%s': the script has no unloading", name);
+}
+
+rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_msg *err)
+{
+    *count = m->names_count;
+    *out = calloc(m->names_count + 1, sizeof **out);
+    if (!*out) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory");
+    for (size_t i = 0; i < m->names_count; i++)
+        (*out)[i] = (mica_adapter){(int64_t)i + 1, m->names[i], "script"};
+    return RC_OK;
+}
+
+rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_special, int32_t **ids,
+                      size_t *count, rc_msg *err)
+{
+    (void)m, (void)text, (void)bytes, (void)add_special, (void)ids, (void)count;
+    return rc_fail(RC_UNIMPLEMENTED, err, "the script tokenizes in mica_submit() only");
+}
+
 int mica_fd(const mica *m)
 {
     return m->fd;

@@ -1,0 +1,121 @@
+/* `mica serve`: an engine behind gRPC, until a signal ends it. */
+#include <signal.h>
+#include <time.h>
+
+#include "runtime/cli/commands.h"
+#include "runtime/cli/console.h"
+#include "runtime/cli/engine_flags.h"
+#include "runtime/cli/interrupt.h"
+#include "runtime/server/server.h"
+
+enum { SIGNAL_LOOK_MS = 50, PORT_MAX = 65535, DRAIN_MAX = 86400 };
+
+typedef struct serve_flags {
+    rt_engine_flags engine;
+    rt_server_options server;
+} serve_flags;
+
+#define SERVER(member) offsetof(serve_flags, server.member)
+#define TEXT(name, member, value, help)                                                                      \
+    {                                                                                                        \
+        name, NULL, RT_FLAG_TEXT, SERVER(member), value, help, 0, 0, NULL, NULL                              \
+    }
+
+static const rt_flag own[] = {
+    TEXT("host", host, "ADDRESS", "where to listen (127.0.0.1)"),
+    {"grpc-port", NULL, RT_FLAG_U32, SERVER(grpc_port), "N", "0: any free one (50051)", 0, PORT_MAX, NULL,
+     NULL},
+    TEXT("lora-root", lora_root, "DIR", "LoadLora reads below it (nothing is loaded)"),
+    {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
+     DRAIN_MAX, NULL, NULL},
+    TEXT("ssl-keyfile", ssl_key_file, "FILE", "PEM; read again when it changes (no TLS)"),
+    TEXT("ssl-certfile", ssl_cert_file, "FILE", "PEM, with its chain"),
+    TEXT("ssl-ca-certs", ssl_ca_certs, "FILE", "clients must show a certificate of it"),
+};
+enum { OWN = sizeof own / sizeof *own };
+
+static void print_help(const rt_flag_set *sets, size_t count)
+{
+    printf("usage: mica serve MODEL [flags]\n\n"
+           "Serves a model and its adapters over gRPC: vllm.Inference and vllm.Control.\n"
+           "Says on stderr when it is ready; SIGTERM drains it.\n\n");
+    rt_flags_help(sets, count, stdout);
+}
+
+static rc_code refuse(const char *flag, const char *what, rc_msg *msg)
+{
+    return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "--%s %s", flag, what), msg, flag);
+}
+
+static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
+{
+    const rt_server_options *s = &f->server;
+    if (rest->count > 1) return rc_fail(RC_INVALID_ARGUMENT, msg, "'%s': expected one model", rest->items[1]);
+    if (rest->count && f->engine.options.model)
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "'%s': the model is given by --model already",
+                       rest->items[0]);
+    if (rest->count) f->engine.options.model = rest->items[0];
+    if (s->ssl_key_file && !s->ssl_cert_file) return refuse("ssl-keyfile", "needs --ssl-certfile", msg);
+    if (s->ssl_cert_file && !s->ssl_key_file) return refuse("ssl-certfile", "needs --ssl-keyfile", msg);
+    if (s->ssl_ca_certs && !s->ssl_key_file) return refuse("ssl-ca-certs", "needs --ssl-keyfile", msg);
+    return rt__engine_flags_finish(&f->engine, msg);
+}
+
+static void wait_for_signal(void)
+{
+    const struct timespec pause = {0, SIGNAL_LOOK_MS * 1000000};
+    while (!rt__interrupt_signal()) nanosleep(&pause, NULL);
+}
+
+/* While the model loads a signal ends the process at once; from `ready` on it drains, and a second one ends
+ * the process at once. */
+static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
+{
+    rt_server *s;
+    rt__console_attach(console, &f->engine.options);
+    RC_TRY(mica_open(&f->engine.options, m, msg));
+    rt__console_loaded(console);
+    RC_TRY(rt_server_open(&f->server, *m, &s, msg));
+    rt__interrupt_watch();
+    bool is_v6 = strchr(f->server.host, ':') != NULL;
+    rt_progress_line(&console->progress, is_v6 ? "ready grpc=[%s]:%u" : "ready grpc=%s:%u", f->server.host,
+                     rt_server_grpc_port(s));
+    wait_for_signal();
+    rt_progress_line(&console->progress, "draining for at most %u s", f->server.drain_seconds);
+    rt_server_drain(s);
+    rt_server_close(s);
+    return RC_OK;
+}
+
+static int work(serve_flags *f, rt_console *console)
+{
+    mica *m = NULL;
+    rc_msg msg;
+    rc_code code = serve(f, console, &m, &msg);
+    mica_close(m);
+    return code == RC_OK ? 0 : rt__console_fail(console, &msg);
+}
+
+int rt_command_serve(int argc, char **argv)
+{
+    serve_flags f = {.server = {.host = "127.0.0.1", .grpc_port = 50051, .drain_seconds = 30}};
+    rt_flag_set sets[1 + RT_ENGINE_SETS] = {{NULL, own, OWN, &f}};
+    rt_texts rest = {0};
+    rt_console console;
+    rc_msg msg;
+    int status = 0;
+    rt__engine_flags_init(&f.engine);
+    rt__engine_flag_sets(&f.engine, sets + 1);
+    rt__console_init(&console, "mica serve");
+    rc_code code = rt_flags_parse(sets, 1 + RT_ENGINE_SETS, argc, argv, &rest, &msg);
+    if (code == RC_OK && f.engine.help) {
+        print_help(sets, 1 + RT_ENGINE_SETS);
+    } else {
+        if (code == RC_OK) code = finish_flags(&f, &rest, &msg);
+        status = code == RC_OK ? work(&f, &console) : rt__console_fail(&console, &msg);
+    }
+    rt_texts_deinit(&rest);
+    rt__engine_flags_deinit(&f.engine);
+    rt__console_deinit(&console);
+    return status;
+}

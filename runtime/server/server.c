@@ -1,0 +1,162 @@
+#include "runtime/server/server.h"
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "runtime/base/clock.h"
+#include "runtime/server/server_internal.h"
+
+enum {
+    MESSAGE_BYTES_MAX = 4 << 20, /* gRPC's own default; a prompt of 131072 ids has 0.4 MiB */
+    STREAMS_MAX = 2048,          /* of a connection */
+    CALLS_MAX = 8192,            /* of all connections */
+    POLL_MS = 250,               /* how soon the poller sees that it may end */
+    DRAIN_LOOK_MS = 10,
+    GOAWAY_MS = 1000 /* for the last answers to get out */
+};
+
+#define INFERENCE(service, name, begin)                                                                      \
+    {                                                                                                        \
+        "/vllm." service "/" name, false, begin, NULL, rt__generation_written, rt__generation_closed,        \
+            rt__generation_freed                                                                             \
+    }
+#define UNARY(path, begin)                                                                                   \
+    {                                                                                                        \
+        path, false, begin, NULL, NULL, NULL, NULL                                                           \
+    }
+#define REFLECTION(version)                                                                                  \
+    {                                                                                                        \
+        "/grpc.reflection." version ".ServerReflection/ServerReflectionInfo", true, rt__reflection_start,    \
+            rt__reflection_received, rt__reflection_written, NULL, NULL                                      \
+    }
+
+/* vllm.Generate and vllm.Lora are what older clients call the same methods. */
+static const rpc_method methods[] = {
+    INFERENCE("Inference", "Generate", rt__generate),
+    INFERENCE("Inference", "GenerateStream", rt__generate_stream),
+    INFERENCE("Generate", "Generate", rt__generate),
+    INFERENCE("Generate", "GenerateStream", rt__generate_stream),
+    UNARY("/vllm.Control/GetServerInfo", rt__get_server_info),
+    UNARY("/vllm.Control/GetModelInfo", rt__get_model_info),
+    UNARY("/vllm.Control/Abort", rt__abort),
+    UNARY("/vllm.Control/LoadLora", rt__load_lora),
+    UNARY("/vllm.Control/UnloadLora", rt__unload_lora),
+    UNARY("/vllm.Control/ListLoras", rt__list_loras),
+    UNARY("/vllm.Control/GetKvEventSources", rt__get_kv_event_sources),
+    UNARY("/vllm.Lora/LoadLora", rt__load_lora),
+    UNARY("/vllm.Lora/UnloadLora", rt__unload_lora),
+    UNARY("/vllm.Lora/ListLoras", rt__list_loras),
+    UNARY("/grpc.health.v1.Health/Check", rt__health_check),
+    {"/grpc.health.v1.Health/Watch", false, rt__health_watch, NULL, rt__health_written, rt__health_closed,
+     rt__health_freed},
+    REFLECTION("v1"),
+    REFLECTION("v1alpha"),
+};
+
+void rt__answer(rpc_call *c, const void *protobuf_message)
+{
+    const ProtobufCMessage *m = protobuf_message;
+    size_t bytes = protobuf_c_message_get_packed_size(m);
+    uint8_t *packed = malloc(bytes + 1);
+    if (!packed) {
+        rpc_call_finish(c, RC_RESOURCE_EXHAUSTED, "no memory for the answer", NULL, 0);
+        return;
+    }
+    protobuf_c_message_pack(m, packed);
+    rpc_call_finish(c, RC_OK, NULL, packed, bytes);
+    free(packed);
+}
+
+void rt__refuse(rpc_call *c, rc_code code, const rc_msg *msg)
+{
+    rpc_call_finish(c, code, msg->text, NULL, 0);
+}
+
+static void *poll_engine(void *arg)
+{
+    rt_server *s = arg;
+    mica_event e;
+    while (atomic_load(&s->is_polling))
+        if (mica_poll(s->m, POLL_MS, &e)) rt__generation_event(s, &e);
+    return NULL;
+}
+
+static void make_instance_id(rt_server *s)
+{
+    unsigned char bytes[16];
+    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes) {
+        int64_t now = rt_now_ns();
+        memcpy(bytes, &now, sizeof now);
+    }
+    for (size_t i = 0; i < sizeof bytes; i++) snprintf(s->instance_id + 2 * i, 3, "%02x", bytes[i]);
+}
+
+static rc_code start(rt_server *s, rc_msg *msg)
+{
+    rpc_options rpc = {.host = s->o.host,
+                       .port = s->o.grpc_port,
+                       .key_file = s->o.ssl_key_file,
+                       .cert_file = s->o.ssl_cert_file,
+                       .client_ca_file = s->o.ssl_ca_certs,
+                       .message_bytes_max = MESSAGE_BYTES_MAX,
+                       .streams_max = STREAMS_MAX,
+                       .calls_max = CALLS_MAX,
+                       .methods = methods,
+                       .methods_count = sizeof methods / sizeof *methods,
+                       .ctx = s};
+    RC_TRY(rt__lora_jobs_create(s, msg));
+    atomic_store(&s->is_polling, true);
+    if (pthread_create(&s->poller, NULL, poll_engine, s))
+        return rc_fail(RC_INTERNAL, msg, "a thread of the server could not be started");
+    s->has_poller = true;
+    return rpc_server_open(&rpc, &s->rpc, &s->port, msg);
+}
+
+rc_code rt_server_open(const rt_server_options *options, mica *m, rt_server **out, rc_msg *msg)
+{
+    rt_server *s = calloc(1, sizeof *s);
+    if (!s) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory to serve");
+    s->o = *options;
+    s->m = m;
+    s->info = mica_get_info(m);
+    s->is_serving = true;
+    make_instance_id(s);
+    pthread_mutex_init(&s->lock, NULL);
+    rc_code code = start(s, msg);
+    if (code == RC_OK)
+        *out = s;
+    else
+        rt_server_close(s);
+    return code;
+}
+
+uint32_t rt_server_grpc_port(const rt_server *s)
+{
+    return s->port;
+}
+
+void rt_server_drain(rt_server *s)
+{
+    const struct timespec pause = {0, DRAIN_LOOK_MS * 1000000};
+    int64_t until = rt_now_ns() + (int64_t)s->o.drain_seconds * 1000000000;
+    rt__health_end(s);
+    atomic_store(&s->is_draining, true);
+    while (rt__generations_left(s) && rt_now_ns() < until) nanosleep(&pause, NULL);
+}
+
+/* The poller goes last: what is cancelled is over when the engine says so. */
+void rt_server_close(rt_server *s)
+{
+    if (!s) return;
+    atomic_store(&s->is_draining, true);
+    rt__lora_jobs_end(s);
+    rt__health_end(s);
+    rpc_server_close(s->rpc, rt__generations_left(s) ? 0 : GOAWAY_MS);
+    atomic_store(&s->is_polling, false);
+    if (s->has_poller) pthread_join(s->poller, NULL);
+    rt__lora_jobs_destroy(s);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}

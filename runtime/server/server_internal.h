@@ -1,0 +1,77 @@
+/* runtime/server/server_internal.h - what the services of one server share.
+ *
+ * Locks, in the order in which they may be held together: `lock`, then a generation's own, then those of
+ * runtime/mica.h. Handlers of calls and the poller take them; none is held while gRPC core calls back.
+ */
+#ifndef RUNTIME_SERVER_SERVER_INTERNAL_H
+#define RUNTIME_SERVER_SERVER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "runtime/server/rpc_core.h"
+#include "runtime/server/server.h"
+
+typedef struct rt_generation rt_generation;
+typedef struct rt_health_watch rt_health_watch;
+typedef struct rt_lora_jobs rt_lora_jobs;
+
+struct rt_server {
+    rt_server_options o;
+    mica *m;
+    mica_info info;
+    char instance_id[33];
+    rpc_server *rpc;
+    uint32_t port;
+    pthread_t poller;
+    bool has_poller;
+    atomic_bool is_draining, is_polling;
+    rt_lora_jobs *lora_jobs;
+    pthread_mutex_t lock;       /* of what follows */
+    rt_generation *generations; /* given to the engine and not over */
+    rt_health_watch *watches;
+    bool is_serving;
+};
+
+/* service_inference.c */
+void rt__generate(rpc_call *c, void *server);
+void rt__generate_stream(rpc_call *c, void *server);
+void rt__generation_written(rpc_call *c);
+void rt__generation_closed(rpc_call *c, bool cancelled);
+void rt__generation_freed(void *generation);
+void rt__generation_event(rt_server *s, const mica_event *e); /* the poller's */
+bool rt__generations_left(rt_server *s);
+void rt__generations_abort(rt_server *s, const char *request_id, size_t bytes);
+
+/* service_control.c */
+void rt__get_server_info(rpc_call *c, void *server);
+void rt__get_model_info(rpc_call *c, void *server);
+void rt__abort(rpc_call *c, void *server);
+void rt__list_loras(rpc_call *c, void *server);
+void rt__get_kv_event_sources(rpc_call *c, void *server);
+
+/* service_lora.c: loading reads files, so it has a thread of its own */
+RC_MUST_CHECK rc_code rt__lora_jobs_create(rt_server *s, rc_msg *msg);
+void rt__lora_jobs_end(rt_server *s); /* what waits is refused, from here on all is */
+void rt__lora_jobs_destroy(rt_server *s);
+void rt__load_lora(rpc_call *c, void *server);
+void rt__unload_lora(rpc_call *c, void *server);
+
+/* service_health.c */
+void rt__health_check(rpc_call *c, void *server);
+void rt__health_watch(rpc_call *c, void *server);
+void rt__health_written(rpc_call *c);
+void rt__health_closed(rpc_call *c, bool cancelled);
+void rt__health_freed(void *watch);
+void rt__health_end(rt_server *s); /* NOT_SERVING from here on */
+
+/* service_reflection.c */
+void rt__reflection_start(rpc_call *c, void *server);
+void rt__reflection_received(rpc_call *c, const uint8_t *message, size_t bytes);
+void rt__reflection_written(rpc_call *c);
+
+/* Packs and sends the one answer of a call. */
+void rt__answer(rpc_call *c, const void *protobuf_message);
+void rt__refuse(rpc_call *c, rc_code code, const rc_msg *msg);
+
+#endif

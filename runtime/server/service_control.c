@@ -1,0 +1,99 @@
+/* vllm.Control but for adapters: what is served here, and the end of requests by name. */
+#include <stdlib.h>
+
+#include "control.pb-c.h"
+#include "runtime/server/server_internal.h"
+#include "runtime/server/wire_text.h"
+
+/* These requests have no fields, so any message of theirs is as good as an empty one. */
+void rt__get_server_info(rpc_call *c, void *server)
+{
+    const rt_server *s = server;
+    Vllm__ServerInfo info = VLLM__SERVER_INFO__INIT;
+    Vllm__ParallelismInfo one = VLLM__PARALLELISM_INFO__INIT;
+    one.tensor_parallel_size = one.pipeline_parallel_size = one.data_parallel_size = 1;
+    one.decode_context_parallel_size = 1;
+    one.world_size = 1;
+    info.engine_version = rt__wire_text_of("mica " MICA_VERSION);
+    info.api_version = rt__wire_text_of("vllm");
+    info.instance_id = rt__wire_text_of(s->instance_id);
+    info.parallelism = &one;
+    info.max_model_len = s->info.max_model_len;
+    info.kv_block_size = s->info.block_size;
+    info.total_kv_blocks = s->info.blocks;
+    info.max_running_requests = s->info.max_num_seqs;
+    info.max_batched_tokens = s->info.max_num_batched_tokens;
+    info.max_loras = s->info.max_loras;
+    rt__answer(c, &info);
+}
+
+void rt__get_model_info(rpc_call *c, void *server)
+{
+    const rt_server *s = server;
+    Vllm__ModelInfo info = VLLM__MODEL_INFO__INIT;
+    int32_t *ids;
+    size_t count;
+    info.model_id = info.served_model_name = rt__wire_text_of(s->info.model_name);
+    info.supports_token_ids_input = true;
+    info.supports_lora = true;
+    if (mica_tokenize(s->m, "", 0, false, &ids, &count, NULL) == RC_OK) {
+        info.supports_text_input = true;
+        free(ids);
+    }
+    rt__answer(c, &info);
+}
+
+void rt__abort(rpc_call *c, void *server)
+{
+    Vllm__AbortResponse done = VLLM__ABORT_RESPONSE__INIT;
+    size_t bytes;
+    const uint8_t *message = rpc_call_message(c, &bytes);
+    Vllm__AbortRequest *q = vllm__abort_request__unpack(NULL, bytes, message);
+    enum { IDS_MAX = 1024 };
+    if (!q || q->n_request_ids > IDS_MAX) {
+        if (q) vllm__abort_request__free_unpacked(q, NULL);
+        rpc_call_finish(c, RC_INVALID_ARGUMENT, "request_ids: expected at most 1024 strings", NULL, 0);
+        return;
+    }
+    for (size_t i = 0; i < q->n_request_ids; i++)
+        rt__generations_abort(server, (const char *)q->request_ids[i].data, q->request_ids[i].len);
+    vllm__abort_request__free_unpacked(q, NULL);
+    rt__answer(c, &done);
+}
+
+void rt__list_loras(rpc_call *c, void *server)
+{
+    const rt_server *s = server;
+    Vllm__ListLorasResponse list = VLLM__LIST_LORAS_RESPONSE__INIT;
+    mica_adapter *adapters;
+    rc_msg msg;
+    rc_code code = mica_adapter_list(s->m, &adapters, &list.n_adapters, &msg);
+    if (code != RC_OK) {
+        rt__refuse(c, code, &msg);
+        return;
+    }
+    Vllm__LoraAdapter *each = calloc(list.n_adapters + 1, sizeof *each);
+    list.adapters = calloc(list.n_adapters + 1, sizeof(Vllm__LoraAdapter *));
+    for (size_t i = 0; each && list.adapters && i < list.n_adapters; i++) {
+        vllm__lora_adapter__init(&each[i]);
+        each[i].lora_id = adapters[i].id;
+        each[i].lora_name = rt__wire_text_of(adapters[i].name);
+        each[i].source_path = rt__wire_text_of(adapters[i].path);
+        list.adapters[i] = &each[i];
+    }
+    if (each && list.adapters)
+        rt__answer(c, &list);
+    else
+        rpc_call_finish(c, RC_RESOURCE_EXHAUSTED, "no memory for the answer", NULL, 0);
+    free(each);
+    free(list.adapters);
+    free(adapters);
+}
+
+/* K/V events are not published. */
+void rt__get_kv_event_sources(rpc_call *c, void *server)
+{
+    Vllm__GetKvEventSourcesResponse none = VLLM__GET_KV_EVENT_SOURCES_RESPONSE__INIT;
+    (void)server;
+    rt__answer(c, &none);
+}

@@ -1,0 +1,267 @@
+/* vllm.Inference: a generation is a call, its request in the engine, and what of the answer is not sent yet.
+ *
+ *     start()    decodes, submits                    closed()   cancels what the client left
+ *     poller     gathers an event, sends if idle     written()  sends what came meanwhile
+ *
+ * The engine's part holds a reference to the call until its last event, so neither end outlives the other. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "runtime/server/generate_reply.h"
+#include "runtime/server/generate_request.h"
+#include "runtime/server/server_internal.h"
+
+struct rt_generation {
+    rt_server *server;
+    rpc_call *call;
+    rt_generation *next, **link; /* under the server's lock */
+    char *request_id;            /* NULL: none was sent */
+    bool is_stream;
+    pthread_mutex_t lock;     /* of what follows */
+    uint64_t id;              /* in the engine; 0: not there */
+    bool is_writing, is_over; /* over: finished, or the client has gone */
+    bool is_aborted;
+    bool is_end_due; /* with this code and text, once the write is out */
+    rc_code end_code;
+    rc_msg end_msg;
+    rt_generate_reply reply;
+};
+
+/* ---- sending; the generation's lock is held ---- */
+
+static void cancel(rt_generation *g)
+{
+    if (g->id && g->reply.finish == MICA_RUNNING) mica_cancel(g->server->m, g->id);
+}
+
+/* The end without the rest of the answer. */
+static void fail(rt_generation *g, rc_code code, const char *text)
+{
+    if (g->is_over) return;
+    g->is_over = true;
+    g->is_end_due = g->is_writing;
+    g->end_code = code;
+    rc_fail(code, &g->end_msg, "%s", text);
+    if (!g->is_end_due) rt__refuse(g->call, code, &g->end_msg);
+}
+
+static void add_trailers(const rt_generation *g)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%" PRIu32, g->reply.cached_tokens);
+    rpc_call_trailer(g->call, "mica-cached-tokens", number);
+    snprintf(number, sizeof number, "%" PRIu32, g->reply.activation);
+    rpc_call_trailer(g->call, "mica-activation", g->reply.activation == MICA_NEVER ? "none" : number);
+}
+
+/* Sends what there is. A stream has the prompt's facts in a message of their own; a single answer is one. */
+static void send(rt_generation *g, rt_bytes *message)
+{
+    rt_generate_reply *r = &g->reply;
+    bool ended = r->finish != MICA_RUNNING;
+    bool prompt = rt__generate_reply_has_prompt(r), alone = prompt && g->is_stream;
+    rc_msg msg;
+    if (!g->is_stream && !ended) return;
+    if (!prompt && !rt__generate_reply_has_output(r)) return;
+    if (rt__generate_reply_pack(r, prompt, !alone, message, &msg) != RC_OK) {
+        fail(g, RC_RESOURCE_EXHAUSTED, msg.text);
+        cancel(g);
+    } else if (ended && !alone) {
+        add_trailers(g);
+        g->is_over = true;
+        rpc_call_finish(g->call, RC_OK, NULL, message->data, message->count);
+    } else {
+        g->is_writing = true;
+        rpc_call_write(g->call, message->data, message->count);
+    }
+}
+
+static void send_if_idle(rt_generation *g)
+{
+    rt_bytes message = {0};
+    if (g->is_over || g->is_writing) return;
+    send(g, &message);
+    rt_bytes_deinit(&message);
+}
+
+static void gather(rt_generation *g, const mica_event *e)
+{
+    rc_msg msg;
+    rc_code code = rt__generate_reply_add(&g->reply, e, &msg);
+    if (e->finish == MICA_FAILED) {
+        fail(g, RC_INTERNAL, e->error ? e->error->text : "the engine failed");
+    } else if (e->finish == MICA_CANCELLED && !g->is_aborted) {
+        fail(g, RC_UNAVAILABLE, "the server is shutting down");
+    } else if (code != RC_OK) {
+        fail(g, code, msg.text);
+        cancel(g);
+    } else {
+        send_if_idle(g);
+    }
+}
+
+/* ---- the list of those in the engine ---- */
+
+static void enlist(rt_generation *g)
+{
+    rt_server *s = g->server;
+    rpc_call_hold(g->call);
+    pthread_mutex_lock(&s->lock);
+    g->next = s->generations;
+    g->link = &s->generations;
+    if (g->next) g->next->link = &g->next;
+    s->generations = g;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void delist(rt_generation *g)
+{
+    rt_server *s = g->server;
+    pthread_mutex_lock(&s->lock);
+    *g->link = g->next;
+    if (g->next) g->next->link = g->link;
+    pthread_mutex_unlock(&s->lock);
+    rpc_call_release(g->call);
+}
+
+void rt__generation_event(rt_server *s, const mica_event *e)
+{
+    rt_generation *g = e->user;
+    (void)s;
+    pthread_mutex_lock(&g->lock);
+    gather(g, e);
+    pthread_mutex_unlock(&g->lock);
+    if (e->request_done) delist(g);
+}
+
+bool rt__generations_left(rt_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool any = s->generations != NULL;
+    pthread_mutex_unlock(&s->lock);
+    return any;
+}
+
+void rt__generations_abort(rt_server *s, const char *request_id, size_t bytes)
+{
+    pthread_mutex_lock(&s->lock);
+    for (rt_generation *g = s->generations; g; g = g->next) {
+        if (!g->request_id || strlen(g->request_id) != bytes || memcmp(g->request_id, request_id, bytes))
+            continue;
+        pthread_mutex_lock(&g->lock);
+        g->is_aborted = true;
+        cancel(g);
+        pthread_mutex_unlock(&g->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- a call ---- */
+
+void rt__generation_written(rpc_call *c)
+{
+    rt_generation *g = rpc_call_state(c);
+    pthread_mutex_lock(&g->lock);
+    g->is_writing = false;
+    if (g->is_end_due) {
+        g->is_end_due = false;
+        rt__refuse(c, g->end_code, &g->end_msg);
+    }
+    send_if_idle(g);
+    pthread_mutex_unlock(&g->lock);
+}
+
+void rt__generation_closed(rpc_call *c, bool cancelled)
+{
+    rt_generation *g = rpc_call_state(c);
+    pthread_mutex_lock(&g->lock);
+    if (cancelled) cancel(g);
+    if (cancelled) g->is_over = true;
+    pthread_mutex_unlock(&g->lock);
+}
+
+void rt__generation_freed(void *generation)
+{
+    rt_generation *g = generation;
+    rt__generate_reply_deinit(&g->reply);
+    pthread_mutex_destroy(&g->lock);
+    free(g->request_id);
+    free(g);
+}
+
+static rt_generation *create(rpc_call *c, rt_server *s, bool is_stream)
+{
+    rt_generation *g = calloc(1, sizeof *g);
+    if (!g) return NULL;
+    g->server = s;
+    g->call = c;
+    g->is_stream = is_stream;
+    pthread_mutex_init(&g->lock, NULL);
+    rpc_call_set_state(c, g);
+    return g;
+}
+
+/* What the request's names must be; adapters are found by mica_submit(). */
+static rc_code check_names(const rt_server *s, const rt_generate_request *r, rc_msg *msg)
+{
+    const char *base = s->info.model_name, *lora = r->q.model;
+    if (r->served_name && strcmp(r->served_name, base))
+        return rc_fail(RC_NOT_FOUND, msg, "model: '%.200s' is not served here; '%.200s' is", r->served_name,
+                       base);
+    if (lora && !strcmp(lora, base))
+        return rc_fail(RC_NOT_FOUND, msg, "lora_name: '%.200s' is the base model: leave it empty", lora);
+    return RC_OK;
+}
+
+/* Events may come before mica_submit() has returned; they wait for the lock. */
+static rc_code submit(rt_generation *g, const rt_generate_request *r, rc_msg *msg)
+{
+    mica_request q = r->q;
+    q.user = g;
+    enlist(g);
+    pthread_mutex_lock(&g->lock);
+    rc_code code = mica_submit(g->server->m, &q, &g->id, msg);
+    if (g->is_aborted || g->is_over) cancel(g);
+    pthread_mutex_unlock(&g->lock);
+    if (code == RC_OK) return code;
+    delist(g);
+    if (code == RC_NOT_FOUND && q.model)
+        return rc_fail(code, msg, "lora_name: no adapter '%.300s' is loaded", q.model);
+    rt__generate_request_explain(msg);
+    return code;
+}
+
+static rc_code begin(rt_generation *g, rc_msg *msg)
+{
+    rt_server *s = g->server;
+    rt_generate_request r;
+    size_t bytes;
+    const uint8_t *message = rpc_call_message(g->call, &bytes);
+    if (atomic_load(&s->is_draining)) return rc_fail(RC_UNAVAILABLE, msg, "the server is shutting down");
+    RC_TRY(rt__generate_request_decode(&r, message, bytes, s->info.vocab, msg));
+    rt__generate_reply_init(&g->reply, &r.wants);
+    g->request_id = r.key ? strdup(r.key) : NULL;
+    rc_code code = check_names(s, &r, msg);
+    if (code == RC_OK) code = submit(g, &r, msg);
+    rt__generate_request_deinit(&r);
+    return code;
+}
+
+static void generate(rpc_call *c, rt_server *s, bool is_stream)
+{
+    rt_generation *g = create(c, s, is_stream);
+    rc_msg msg;
+    rc_code code = g ? begin(g, &msg) : rc_fail(RC_RESOURCE_EXHAUSTED, &msg, "no memory for the request");
+    if (code == RC_OK) return;
+    if (g) g->is_over = true;
+    rt__refuse(c, code, &msg);
+}
+
+void rt__generate(rpc_call *c, void *server)
+{
+    generate(c, server, false);
+}
+void rt__generate_stream(rpc_call *c, void *server)
+{
+    generate(c, server, true);
+}

@@ -1,0 +1,267 @@
+/* LoadLora and UnloadLora: jobs of one thread, in the order in which they came. */
+#include <stdlib.h>
+
+#include "control.pb-c.h"
+#include "runtime/server/lora_root.h"
+#include "runtime/server/server_internal.h"
+#include "runtime/server/wire_text.h"
+
+enum { JOBS_MAX = 64, NAME_MAX_BYTES = 256, PATH_MAX_BYTES = 4096 };
+
+typedef struct lora_job {
+    struct lora_job *next;
+    rpc_call *call;    /* held */
+    char *name, *path; /* path NULL: unload */
+} lora_job;
+
+struct rt_lora_jobs {
+    pthread_t thread;
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t changed;
+    lora_job *first, **end;
+    unsigned count;
+    bool is_ending;
+};
+
+static void free_job(lora_job *j)
+{
+    free(j->name);
+    free(j->path);
+    free(j);
+}
+
+static void fail(lora_job *j, rc_code code, const rc_msg *msg)
+{
+    rt__refuse(j->call, code, msg);
+    rpc_call_release(j->call);
+    free_job(j);
+}
+
+/* What ListLoras says of one name; false: it is not there. */
+static bool find(const rt_server *s, const char *name, mica_adapter **list, const mica_adapter **found)
+{
+    size_t count;
+    *found = NULL;
+    if (mica_adapter_list(s->m, list, &count, NULL) != RC_OK) return false;
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp((*list)[i].name, name)) *found = &(*list)[i];
+    if (*found) return true;
+    free(*list);
+    return false;
+}
+
+static void fill(Vllm__LoraAdapter *to, const mica_adapter *from)
+{
+    vllm__lora_adapter__init(to);
+    to->lora_id = from->id;
+    to->lora_name = rt__wire_text_of(from->name);
+    to->source_path = rt__wire_text_of(from->path);
+}
+
+/* What is wrong with the directory's contents is the caller's to put right, whatever reading it ran into. */
+static rc_code load_code(rc_code code)
+{
+    bool is_own = code == RC_OK || code == RC_ALREADY_EXISTS || code == RC_RESOURCE_EXHAUSTED;
+    return is_own ? code : RC_INVALID_ARGUMENT;
+}
+
+static rc_code load(rt_server *s, lora_job *j, rc_msg *msg)
+{
+    Vllm__LoadLoraResponse answer = VLLM__LOAD_LORA_RESPONSE__INIT;
+    Vllm__LoraAdapter adapter;
+    mica_adapter *list;
+    const mica_adapter *found;
+    char *path;
+    RC_TRY(rt__lora_root_resolve(s->o.lora_root, j->path, &path, msg));
+    rc_code code = load_code(mica_adapter_load(s->m, j->name, path, msg));
+    free(path);
+    RC_TRY(code);
+    if (!find(s, j->name, &list, &found))
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the answer");
+    fill(&adapter, found);
+    answer.adapter = &adapter;
+    rt__answer(j->call, &answer);
+    free(list);
+    return RC_OK;
+}
+
+static rc_code unload(rt_server *s, lora_job *j, rc_msg *msg)
+{
+    Vllm__UnloadLoraResponse answer = VLLM__UNLOAD_LORA_RESPONSE__INIT;
+    Vllm__LoraAdapter adapter;
+    mica_adapter *list;
+    const mica_adapter *found;
+    if (!find(s, j->name, &list, &found))
+        return rc_fail(RC_NOT_FOUND, msg, "lora_name: no adapter '%.300s' is loaded", j->name);
+    rc_code code = mica_adapter_unload(s->m, j->name, msg);
+    if (code == RC_OK) {
+        fill(&adapter, found);
+        answer.adapter = &adapter;
+        rt__answer(j->call, &answer);
+    }
+    free(list);
+    return code;
+}
+
+static void carry_out(rt_server *s, lora_job *j)
+{
+    rc_msg msg;
+    rc_code code = j->path ? load(s, j, &msg) : unload(s, j, &msg);
+    if (code != RC_OK) {
+        fail(j, code, &msg);
+        return;
+    }
+    rpc_call_release(j->call);
+    free_job(j);
+}
+
+static lora_job *take(rt_lora_jobs *jobs)
+{
+    pthread_mutex_lock(&jobs->lock);
+    while (!jobs->first && !jobs->is_ending) pthread_cond_wait(&jobs->changed, &jobs->lock);
+    lora_job *j = jobs->is_ending ? NULL : jobs->first;
+    if (j) {
+        jobs->first = j->next;
+        if (!jobs->first) jobs->end = &jobs->first;
+        jobs->count--;
+    }
+    pthread_mutex_unlock(&jobs->lock);
+    return j;
+}
+
+static void *run(void *arg)
+{
+    rt_server *s = arg;
+    for (lora_job *j; (j = take(s->lora_jobs));) carry_out(s, j);
+    return NULL;
+}
+
+rc_code rt__lora_jobs_create(rt_server *s, rc_msg *msg)
+{
+    rt_lora_jobs *jobs = calloc(1, sizeof *jobs);
+    if (!jobs) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory to serve");
+    pthread_mutex_init(&jobs->lock, NULL);
+    pthread_cond_init(&jobs->changed, NULL);
+    jobs->end = &jobs->first;
+    s->lora_jobs = jobs;
+    if (!pthread_create(&jobs->thread, NULL, run, s)) return RC_OK;
+    s->lora_jobs = NULL;
+    free(jobs);
+    return rc_fail(RC_INTERNAL, msg, "a thread of the server could not be started");
+}
+
+void rt__lora_jobs_end(rt_server *s)
+{
+    rt_lora_jobs *jobs = s->lora_jobs;
+    rc_msg msg;
+    if (!jobs) return;
+    pthread_mutex_lock(&jobs->lock);
+    jobs->is_ending = true;
+    pthread_cond_signal(&jobs->changed);
+    pthread_mutex_unlock(&jobs->lock);
+    pthread_join(jobs->thread, NULL);
+    rc_fail(RC_UNAVAILABLE, &msg, "the server is shutting down");
+    for (lora_job *j = jobs->first, *next; j; j = next) {
+        next = j->next;
+        fail(j, RC_UNAVAILABLE, &msg);
+    }
+    jobs->first = NULL;
+}
+
+void rt__lora_jobs_destroy(rt_server *s)
+{
+    if (!s->lora_jobs) return;
+    pthread_mutex_destroy(&s->lora_jobs->lock);
+    pthread_cond_destroy(&s->lora_jobs->changed);
+    free(s->lora_jobs);
+}
+
+/* ---- calls ---- */
+
+static bool queue(rt_server *s, lora_job *j)
+{
+    rt_lora_jobs *jobs = s->lora_jobs;
+    pthread_mutex_lock(&jobs->lock);
+    bool has_room = jobs->count < JOBS_MAX && !jobs->is_ending;
+    if (has_room) {
+        rpc_call_hold(j->call);
+        *jobs->end = j;
+        jobs->end = &j->next;
+        jobs->count++;
+        pthread_cond_signal(&jobs->changed);
+    }
+    pthread_mutex_unlock(&jobs->lock);
+    return has_room;
+}
+
+static void queue_or_refuse(rpc_call *c, rt_server *s, lora_job *j, rc_code code, rc_msg *msg)
+{
+    if (code == RC_OK && queue(s, j)) return;
+    if (code == RC_OK)
+        code =
+            rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%d adapters are being loaded, which is the most", JOBS_MAX);
+    free_job(j);
+    rt__refuse(c, code, msg);
+}
+
+/* A name is shown in lists and logs: no control characters. */
+static rc_code take_name(const ProtobufCBinaryData *from, char **name, rc_msg *msg)
+{
+    RC_TRY(rt__wire_text_copy(from, NAME_MAX_BYTES, "lora_name", name, msg));
+    if (!*name) return rc_fail(RC_INVALID_ARGUMENT, msg, "lora_name is missing");
+    for (const char *at = *name; *at; at++)
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            return rc_fail(RC_INVALID_ARGUMENT, msg, "lora_name must not hold control characters");
+    return RC_OK;
+}
+
+static rc_code read_load(rpc_call *c, lora_job *j, rc_msg *msg)
+{
+    size_t bytes;
+    const uint8_t *message = rpc_call_message(c, &bytes);
+    Vllm__LoadLoraRequest *q = vllm__load_lora_request__unpack(NULL, bytes, message);
+    if (!q) return rc_fail(RC_INVALID_ARGUMENT, msg, "the message is no vllm.LoadLoraRequest");
+    rc_code code = take_name(&q->lora_name, &j->name, msg);
+    if (code == RC_OK)
+        code = rt__wire_text_copy(&q->source_path, PATH_MAX_BYTES, "source_path", &j->path, msg);
+    if (code == RC_OK && !j->path) code = rc_fail(RC_INVALID_ARGUMENT, msg, "source_path is missing");
+    vllm__load_lora_request__free_unpacked(q, NULL);
+    return code;
+}
+
+static rc_code read_unload(rpc_call *c, lora_job *j, rc_msg *msg)
+{
+    size_t bytes;
+    const uint8_t *message = rpc_call_message(c, &bytes);
+    Vllm__UnloadLoraRequest *q = vllm__unload_lora_request__unpack(NULL, bytes, message);
+    if (!q) return rc_fail(RC_INVALID_ARGUMENT, msg, "the message is no vllm.UnloadLoraRequest");
+    rc_code code = take_name(&q->lora_name, &j->name, msg);
+    vllm__unload_lora_request__free_unpacked(q, NULL);
+    return code;
+}
+
+static void change(rpc_call *c, rt_server *s, rc_code (*read)(rpc_call *, lora_job *, rc_msg *))
+{
+    lora_job *j = s->o.lora_root ? calloc(1, sizeof *j) : NULL;
+    rc_msg msg;
+    if (!s->o.lora_root) {
+        rpc_call_finish(c, RC_FAILED_PRECONDITION,
+                        "adapters cannot be loaded or unloaded here: the server runs without --lora-root",
+                        NULL, 0);
+    } else if (!j) {
+        rpc_call_finish(c, RC_RESOURCE_EXHAUSTED, "no memory for the request", NULL, 0);
+    } else {
+        j->call = c;
+        rc_code code = read(c, j, &msg);
+        queue_or_refuse(c, s, j, code, &msg);
+    }
+}
+
+void rt__load_lora(rpc_call *c, void *server)
+{
+    change(c, server, read_load);
+}
+void rt__unload_lora(rpc_call *c, void *server)
+{
+    change(c, server, read_unload);
+}
