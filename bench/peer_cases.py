@@ -24,7 +24,7 @@ CASES = [
 ]
 BY_NAME = {c.name: c for c in CASES}
 ENGINES = {"mica": "Mica", "vllm": "vLLM", "llama": "llama.cpp"}
-NOT_OFFERED = {("vllm", "ttft_alora"): "no activated LoRA: loads it as a LoRA or refuses it"}
+NOT_OFFERED = {("vllm", "ttft_alora"): "refuses activated LoRAs"}
 BATCH = {"decode1": 1, "decode8": 8, "decode32": 32, "adapter1": 1, "adapters8": 8}
 
 
