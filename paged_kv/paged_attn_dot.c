@@ -45,8 +45,8 @@ typedef struct product {
 typedef __m512 sums[KV__QUERIES][KV__VECTORS];
 
 /* sum[q][v] += the dots of a[q][i] and row[v]. */
-ALWAYS void add_dots(sums sum, const product *p, uint32_t i, const __m512i row[KV__VECTORS], const int queries,
-                     const int vectors)
+ALWAYS void add_dots(sums sum, const product *p, uint32_t i, const __m512i row[KV__VECTORS],
+                     const int queries, const int vectors)
 {
     for (int q = 0; q < queries; q++) {
         __m512bh x = (__m512bh)_mm512_set1_epi32((int)p->a[q * p->a_stride + i]);

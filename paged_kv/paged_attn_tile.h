@@ -31,8 +31,8 @@ typedef struct kv__tile {
     uint32_t brought; /* by all groups; the rows after them are brought while rows are taken */
 } kv__tile;
 
-/* Rows to bring closer while a product runs, one an iteration: reading K/V and computing overlap only where the
- * reads are spread over the whole tile. */
+/* Rows to bring closer while a product runs, one an iteration: reading K/V and computing overlap only where
+ * the reads are spread over the whole tile. */
 typedef struct kv__ahead {
     const char *const *rows;
     size_t offset;
@@ -47,8 +47,8 @@ typedef struct kv__form {
     /* The tile's K becomes w->k, its V w->v. */
     void (*take_keys)(const kv__work *w, const kv__tile *tile);
     void (*take_values)(const kv__work *w, const kv__tile *tile);
-    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. `keys` and
-     * `values` are brought closer meanwhile. */
+    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. `keys`
+     * and `values` are brought closer meanwhile. */
     void (*attend)(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
                    uint32_t visible);
 } kv__form;

@@ -1,4 +1,5 @@
 /* Attention against its definition, and the same bits however a step is cut. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -148,34 +149,91 @@ static void wide_families_agree_bit_for_bit_where_they_use_the_same_products(voi
     }
 }
 
+/* One sequence of one head in one step: q, k, v in float, K/V stored with element_bytes each. */
+enum { ROWS = 130, DIM = 4 };
+typedef struct small {
+    float q[ROWS * DIM], k[ROWS * DIM], v[ROWS * DIM], out[ROWS * DIM];
+} small;
+
+static void attend_small(small *s, const kv_cpu_kernels *kernels, uint32_t element_bytes)
+{
+    kv_layout layout = {1, 1, DIM, 16, element_bytes};
+    uint32_t table[9] = {8, 7, 6, 5, 4, 3, 2, 1, 0};
+    kv_span span = {0, ROWS, 0, 0};
+    kv_group group = {0, 1, 0};
+    kv_plan plan = {&span, 1, &group, 1, table};
+    static float kv[9 * 16 * 2 * DIM];
+    kv_write w = {&layout, &plan, 0, s->k, s->v, DIM, kv};
+    kv_attn a = {&layout, &plan, 0, 1, 1, s->q, DIM, s->out, DIM, kv};
+    void *scratch = malloc(kv_attn_cpu_scratch_bytes(&layout));
+    kernels->write(&w, 0, 1);
+    kernels->attn(&a, 0, 1, scratch);
+    free(scratch);
+}
+
 /* Scores far apart: everything but the winner underflows, also across tiles. */
 static void one_position_may_take_all_the_weight(void **state)
 {
     (void)state;
     const kv_cpu_kernels *families[4];
     uint32_t count = scene_families(families);
-    enum { ROWS = 130, DIM = 4 };
-    kv_layout layout = {1, 1, DIM, 16, 4};
-    uint32_t table[9] = {8, 7, 6, 5, 4, 3, 2, 1, 0};
-    kv_span span = {0, ROWS, 0, 0};
-    kv_group group = {0, 1, 0};
-    kv_plan plan = {&span, 1, &group, 1, table};
-    static float q[ROWS * DIM], k[ROWS * DIM], v[ROWS * DIM], out[ROWS * DIM], kv[9 * 16 * 2 * DIM];
+    static small s;
     for (uint32_t f = 0; f < count; f++)
-        for (uint32_t winner = 0; winner < ROWS; winner += 43) {
+        for (uint32_t winner = 0; winner < 2 * ROWS; winner += 43) {
+            uint32_t bytes = winner < ROWS ? 4 : 2, row = winner % ROWS;
             for (uint32_t i = 0; i < ROWS * DIM; i++) {
-                q[i] = 1000;
-                k[i] = i / DIM == winner ? 1000 : -1000;
-                v[i] = (float)i;
+                s.q[i] = 1000;
+                s.k[i] = i / DIM == row ? 1000 : -1000;
+                s.v[i] = (float)(i % 251);
             }
-            kv_write w = {&layout, &plan, 0, k, v, DIM, kv};
-            kv_attn a = {&layout, &plan, 0, 1, 1, q, DIM, out, DIM, kv};
-            void *scratch = malloc(kv_attn_cpu_scratch_bytes(&layout));
-            families[f]->write(&w, 0, 1);
-            families[f]->attn(&a, 0, 1, scratch);
-            free(scratch);
-            for (uint32_t i = winner * DIM; i < ROWS * DIM; i++)
-                assert_true(out[i] == v[winner * DIM + i % DIM]);
+            attend_small(&s, families[f], bytes);
+            for (uint32_t i = row * DIM; i < ROWS * DIM; i++)
+                assert_true(s.out[i] == s.v[row * DIM + i % DIM]);
+        }
+}
+
+/* Each tile's scores are larger by four than the one's before. */
+static void scores_that_keep_growing_are_weighed_right(void **state)
+{
+    (void)state;
+    const kv_cpu_kernels *families[4];
+    uint32_t count = scene_families(families);
+    static small s;
+    for (uint32_t i = 0; i < ROWS * DIM; i++) {
+        s.q[i] = i % DIM == 0 ? 1 : 0;
+        s.k[i] = (float)(i / DIM) / 16;
+        s.v[i] = (float)(i * i % 17) / 16;
+    }
+    for (uint32_t f = 0; f < count; f++)
+        for (uint32_t bytes = 2; bytes <= 4; bytes += 2) {
+            attend_small(&s, families[f], bytes);
+            for (uint32_t i = 0; i < ROWS * DIM; i++) {
+                double sum = 0, want = 0;
+                for (uint32_t t = 0; t <= i / DIM; t++) {
+                    sum += exp(t / 16.0);
+                    want += exp(t / 16.0) * s.v[t * DIM + i % DIM];
+                }
+                assert_true(fabs(s.out[i] - want / sum) <= (bytes == 2 ? 0x1p-8 : 1e-6));
+            }
+        }
+}
+
+/* Rows of one step lie in one tile, and some products take two positions at once. */
+static void a_row_gets_nothing_of_later_rows_not_even_infinities(void **state)
+{
+    (void)state;
+    const kv_cpu_kernels *families[4];
+    uint32_t count = scene_families(families);
+    static small s;
+    for (uint32_t f = 0; f < count; f++)
+        for (uint32_t good = 1; good <= 67; good += 33) {
+            for (uint32_t i = 0; i < ROWS * DIM; i++) {
+                s.q[i] = 1;
+                s.k[i] = i / DIM < good ? 0.5f : INFINITY;
+                s.v[i] = i / DIM < good ? 2 : INFINITY;
+            }
+            attend_small(&s, families[f], good == 34 ? 4 : 2);
+            for (uint32_t i = 0; i < good * DIM; i++) assert_true(fabsf(s.out[i] - 2) < 1e-5f);
         }
 }
 
@@ -187,6 +245,8 @@ int main(void)
         cmocka_unit_test(no_bit_depends_on_the_block_size),
         cmocka_unit_test(wide_families_agree_bit_for_bit_where_they_use_the_same_products),
         cmocka_unit_test(one_position_may_take_all_the_weight),
+        cmocka_unit_test(scores_that_keep_growing_are_weighed_right),
+        cmocka_unit_test(a_row_gets_nothing_of_later_rows_not_even_infinities),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
