@@ -8,9 +8,9 @@
 
 #include "paged_kv/paged_attn.h"
 
-/* Enough that widening a tile of K/V costs little beside using it, few enough that the state of all
- * (a KiB each for 64 dimensions) stays in the L2. */
-enum { KV__UNIT_QUERIES = 96 };
+/* Enough that taking a tile of K/V costs little beside using it, few enough that the state of all
+ * (half a KiB each for 64 dimensions) stays in the L2. */
+enum { KV__UNIT_QUERIES = 192 };
 
 typedef struct kv__unit {
     const kv_group *group;
