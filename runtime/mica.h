@@ -73,6 +73,7 @@ typedef struct mica_options {
     void *log_ctx;
     mica_progress progress;
     void *progress_ctx;
+    const char *quantization;       /* "auto"; "q8_0", "q4_0": of a directory's matrices, as they are loaded */
 } mica_options;
 #define MICA_OPTIONS_INIT { .size = sizeof(mica_options) }
 

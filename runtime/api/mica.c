@@ -38,6 +38,7 @@ static rc_code open_model(mica *m, rc_msg *err)
                               .dummy = m->o.load_dummy,
                               .seed = m->o.seed,
                               .dtype = p->info.dtype,
+                              .quant = p->quant,
                               .threads = m->o.threads,
                               .progress = m->o.progress,
                               .progress_ctx = m->o.progress_ctx};

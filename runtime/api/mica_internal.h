@@ -23,6 +23,7 @@ enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTE
 /* What options and model come to: every size of the engine. */
 typedef struct mica__plan {
     rt_model_info info;
+    const rt_quant *quant; /* NULL, or what matrices are rounded to at load */
     rt_device_options device;
     rt_model_limits limits;
     rt_engine_options engine;

@@ -110,6 +110,17 @@ static rc_code choose_length(const mica_options *o, mica__plan *p, rc_msg *msg)
 
 static uint32_t largest(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+static rc_code choose_quantization(const mica_options *o, const rt_quant **out, rc_msg *msg)
+{
+    const char *name = o->quantization;
+    *out = NULL;
+    if (!name || !strcmp(name, "auto") || !strcmp(name, "none")) return RC_OK;
+    if (!strcmp(name, "q8_0") || !strcmp(name, "q4_0")) *out = rt_quant_named(name);
+    if (*out) return RC_OK;
+    rc_fail(RC_INVALID_ARGUMENT, msg, "--quantization must be auto, q8_0 or q4_0, got '%s'", name);
+    return rc_about(RC_INVALID_ARGUMENT, msg, "--quantization");
+}
+
 rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *p, rc_msg *msg)
 {
     const rt_model_config *c = &p->info.config;
@@ -126,6 +137,8 @@ rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__
             return rc_about(RC_INVALID_ARGUMENT, msg, "--dtype");
         }
     }
+    RC_TRY(choose_quantization(o, &p->quant, msg));
+    model.quant = p->quant;
     RC_TRY(rt_model_probe(&model, backend, &p->info, msg));
     RC_TRY(choose_sizes(o, p, msg));
     RC_TRY(choose_blocks(o, p, msg));

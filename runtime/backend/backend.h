@@ -22,12 +22,13 @@
 #include "paged_kv/paged_attn.h"
 #include "proto/dtype.h"
 #include "proto/rc.h"
+#include "runtime/backend/quant.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 1 };
+enum { RT_BACKEND_ABI = 2 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -96,6 +97,14 @@ typedef struct rt_backend {
     void (*matrix_fill)(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
                         size_t src_stride);
     void (*matrix_destroy)(rt_device *d, rt_matrix *m);
+
+    /* A matrix in a quantised format (quant.h), K a multiple of its group, in about the bytes that a file takes.
+     * rounds_x: products may round x to bf16. quant_fill takes one row as a GGUF file stores it, once, from any
+     * threads at once on disjoint runs of 32 rows. */
+    size_t (*quant_bytes)(uint32_t n, uint32_t k, const rt_quant *format);
+    RC_MUST_CHECK rc_code (*quant_create)(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format,
+                                          bool rounds_x, rt_matrix **out, rc_msg *msg);
+    void (*quant_fill)(rt_matrix *m, uint32_t row, const void *blocks);
 
     /* Brings an adapter's deltas into a slot, at true rank / drops them. dtype: how A and B are kept. */
     RC_MUST_CHECK rc_code (*adapter_attach)(rt_device *d, uint32_t slot, const adapter_weights *w,

@@ -139,22 +139,64 @@ static size_t cpu_matrix_bytes(uint32_t n, uint32_t k, rc_dtype stored)
     return plus(rt_pages_bytes(data_bytes(n, k, stored)), sizeof(rt_matrix));
 }
 
+/* `shape` but for its memory. */
+static rc_code create_matrix(rt_matrix shape, rt_matrix **out, rc_msg *msg)
+{
+    RC_ASSERT(shape.n > 0 && shape.k > 0);
+    rt_matrix *m = malloc(sizeof *m);
+    shape.bytes = times(rt_matrix_panels(shape.n), shape.panel_bytes);
+    shape.data = m ? rt_pages_alloc(shape.bytes) : NULL;
+    if (!shape.data) {
+        free(m);
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a %u x %u matrix of %zu bytes", shape.n,
+                       shape.k, shape.bytes);
+    }
+    *m = shape;
+    *out = m;
+    return RC_OK;
+}
+
 static rc_code cpu_matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, rt_matrix **out,
                                  rc_msg *msg)
 {
     RC_ASSERT(stored == RC_F32 || stored == RC_BF16);
-    RC_ASSERT(n > 0 && k > 0);
-    rt_matrix *m = malloc(sizeof *m);
-    size_t bytes = data_bytes(n, k, stored);
-    void *data = m ? rt_pages_alloc(bytes) : NULL;
-    if (!data) {
-        free(m);
-        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a %u x %u matrix of %zu bytes", n, k,
-                       bytes);
+    size_t panel = rt_matrix_panel_bytes(k, stored);
+    return create_matrix(
+        (rt_matrix){.n = n, .k = k, .stored = stored, .panel_bytes = panel, .kernels = d->kernels}, out, msg);
+}
+
+static size_t quant_panel_bytes(uint32_t k, const rt_quant *q)
+{
+    return times(k / q->group, rt_quant_group_bytes(q));
+}
+
+static size_t cpu_quant_bytes(uint32_t n, uint32_t k, const rt_quant *q)
+{
+    size_t bytes = times(rt_matrix_panels(n), quant_panel_bytes(k, q));
+    return plus(rt_pages_bytes(bytes), sizeof(rt_matrix));
+}
+
+static rc_code cpu_quant_create(rt_device *d, uint32_t n, uint32_t k, const rt_quant *q, bool rounds_x,
+                                rt_matrix **out, rc_msg *msg)
+{
+    RC_ASSERT(k % q->group == 0);
+    return create_matrix((rt_matrix){.n = n, .k = k, .panel_bytes = quant_panel_bytes(k, q),
+                                     .kernels = d->kernels, .quant = q, .rounds_x = rounds_x},
+                         out, msg);
+}
+
+static void cpu_quant_fill(rt_matrix *m, uint32_t row, const void *blocks)
+{
+    RC_ASSERT(row < m->n);
+    uint8_t *group = (uint8_t *)m->data + row / RT_PANEL * m->panel_bytes;
+    const uint8_t *block = blocks;
+    rt_quant_group g;
+    for (uint32_t k = 0; k < m->k; k += m->quant->group) {
+        rt_quant_unpack(m->quant, block, &g);
+        rt_quant_put(m->quant, group, row % RT_PANEL, &g);
+        block += m->quant->block_bytes;
+        group += rt_quant_group_bytes(m->quant);
     }
-    *m = (rt_matrix){n, k, stored, data, bytes, d->kernels};
-    *out = m;
-    return RC_OK;
 }
 
 static void cpu_matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
@@ -222,6 +264,9 @@ const rt_backend *rt_backend_cpu(void)
         .matrix_create = cpu_matrix_create,
         .matrix_fill = cpu_matrix_fill,
         .matrix_destroy = cpu_matrix_destroy,
+        .quant_bytes = cpu_quant_bytes,
+        .quant_create = cpu_quant_create,
+        .quant_fill = cpu_quant_fill,
         .adapter_attach = cpu_adapter_attach,
         .adapter_detach = cpu_adapter_detach,
         .kv_buffer = cpu_kv_buffer,

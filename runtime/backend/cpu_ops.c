@@ -118,14 +118,14 @@ typedef struct linear_op {
 static void pack_task(void *arg, uint32_t part, uint32_t parts)
 {
     const linear_op *o = arg;
-    o->kernels->pack(o->dense, part, parts);
+    (o->dense->w->quant ? o->kernels->quant_pack : o->kernels->pack)(o->dense, part, parts);
 }
 
 /* The base product; and A x, which needs nothing of it, in the same run. */
 static void dense_task(void *arg, uint32_t part, uint32_t parts)
 {
     const linear_op *o = arg;
-    o->kernels->dense(o->dense, part, parts);
+    (o->dense->w->quant ? o->kernels->quant : o->kernels->dense)(o->dense, part, parts);
     if (o->lora) o->kernels->lora_shrink(o->lora, part, parts);
 }
 

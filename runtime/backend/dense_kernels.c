@@ -12,18 +12,9 @@
 
 #include "runtime/backend/family_parts.h"
 #include "runtime/backend/pool.h"
+#include "runtime/backend/tile_shape.h"
 
-#define ALWAYS static inline __attribute__((always_inline))
-
-#if defined(__AVX512F__)
-enum { TILE_ROWS = 12, VECTORS = 2 }; /* 24 accumulators of 32 registers */
-#elif defined(__AVX2__)
-enum { TILE_ROWS = 6, VECTORS = 1 };  /* 12 accumulators of 16 registers */
-#else
-enum { TILE_ROWS = 2, VECTORS = 1 };  /* 8 accumulators of 16 registers */
-#endif
 enum {
-    STRIPE = 16 * VECTORS,  /* columns of a tile */
     BYTES_AHEAD = 4096,     /* of a stream over weights: 2048 and 8192 are 3 % slower at 8 to 12 rows */
     LINEAR_BYTES = 512 << 10 /* packed rows up to this size stay in L2 whole */
 };
@@ -155,27 +146,6 @@ ALWAYS void tile_dot(const tile *t, int rows)
     }
     tile_end(t, acc, rows);
 }
-#define DOT 1
-#else
-#define DOT 0
-#endif
-
-#define TILE(kind, rows) \
-    static void kind##_##rows(const tile *t) { kind(t, rows); }
-#if defined(__AVX512F__)
-#define TILES(kind) \
-    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) TILE(kind, 6) \
-    TILE(kind, 7) TILE(kind, 8) TILE(kind, 9) TILE(kind, 10) TILE(kind, 11) TILE(kind, 12) \
-    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6, \
-                                               kind##_7, kind##_8, kind##_9, kind##_10, kind##_11, kind##_12};
-#elif defined(__AVX2__)
-#define TILES(kind) \
-    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) TILE(kind, 6) \
-    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6};
-#else
-#define TILES(kind) \
-    TILE(kind, 1) TILE(kind, 2) \
-    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2};
 #endif
 
 TILES(tile_f32)
@@ -185,16 +155,6 @@ TILES(tile_dot)
 TILES(tile_bf16)
 TILES(tile_widen)
 #endif
-
-/* Whether rows are packed as bf16. */
-static bool packs_bf16(const rt_matrix *m) { return DOT && m->stored == RC_BF16; }
-
-static uint32_t block_depth(const rt_matrix *m)
-{
-    return RT_X_BYTES / (packs_bf16(m) ? sizeof(uint16_t) : sizeof(float));
-}
-
-static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* One part's walk over a product. */
 typedef struct walk {
@@ -348,7 +308,7 @@ static void pack_bf16(const float *x, uint32_t depth, uint32_t stored_depth, uin
 void RC_FAMILY(rt_dense_pack)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
     const rt_matrix *m = d->w;
-    uint32_t stored = (uint32_t)rt_matrix_depth(m->k, m->stored), step = block_depth(m), r, end;
+    uint32_t stored = (uint32_t)rt_matrix_depth(m->k, m->quant ? RC_F32 : m->stored), step = block_depth(m), r, end;
     for (rt_share(d->rows, part, parts, &r, &end); r < end; r++)
         for (uint32_t k0 = 0, b = 0; k0 < stored; k0 += step, b++) {
             const float *x = d->x + r * d->x_stride + k0;

@@ -10,6 +10,8 @@
 #ifdef RC_KERNELS
 void RC_FAMILY(rt_dense_pack)(const rt_dense *d, uint32_t part, uint32_t parts);
 void RC_FAMILY(rt_dense_run)(const rt_dense *d, uint32_t part, uint32_t parts);
+void RC_FAMILY(rt_quant_pack)(const rt_dense *d, uint32_t part, uint32_t parts);
+void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts);
 void RC_FAMILY(rt_matrix_fill)(rt_matrix *m, const rt_fill *f);
 void RC_FAMILY(rt_matrix_row)(const rt_matrix *m, uint32_t row, float scale, float *out);
 void RC_FAMILY(rt_rms_norm)(const rt_rows *r, uint32_t part, uint32_t parts);

@@ -13,6 +13,8 @@ const rt_kernels *RC_FAMILY(rt_kernels)(void)
         .name = NAME(RC_KERNELS),
         .pack = RC_FAMILY(rt_dense_pack),
         .dense = RC_FAMILY(rt_dense_run),
+        .quant_pack = RC_FAMILY(rt_quant_pack),
+        .quant = RC_FAMILY(rt_quant_run),
         .fill = RC_FAMILY(rt_matrix_fill),
         .row = RC_FAMILY(rt_matrix_row),
         .rms_norm = RC_FAMILY(rt_rms_norm),

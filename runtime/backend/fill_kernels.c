@@ -5,28 +5,10 @@
 #include "proto/vec.h"
 
 #include "runtime/backend/family_parts.h"
+#include "runtime/backend/quant.h"
+#include "runtime/backend/tile_shape.h"
 
 enum { HALF = 16 }; /* columns of one line of a bf16 panel */
-
-#if defined(__AVX512F__)
-static inline rc_vf load_f16(const void *p)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
-}
-#elif defined(__F16C__)
-static inline rc_vf load_f16(const void *p)
-{
-    const __m128i *h = p;
-    return (rc_vf){_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
-}
-#else
-static inline rc_vf load_f16(const void *p)
-{
-    float f[16];
-    for (int i = 0; i < 16; i++) f[i] = rc_load_f32(p, RC_F16, i);
-    return rc_vf_load(f);
-}
-#endif
 
 /* Sixteen elements as float32. */
 static inline rc_vf load_source(const char *p, rc_dtype type)
@@ -123,10 +105,24 @@ void RC_FAMILY(rt_matrix_fill)(rt_matrix *m, const rt_fill *f)
     }
 }
 
+static void quant_row(const uint8_t *group, const rt_matrix *m, uint32_t column, float scale, float *out)
+{
+    rt_quant_group g;
+    for (uint32_t k = 0; k < m->k; k += m->quant->group, group += rt_quant_group_bytes(m->quant)) {
+        rt_quant_get(m->quant, group, column, &g);
+        rt_quant_values(m->quant, &g, out + k);
+    }
+    for (uint32_t k = 0; k < m->k; k++) out[k] *= scale;
+}
+
 void RC_FAMILY(rt_matrix_row)(const rt_matrix *m, uint32_t row, float scale, float *out)
 {
-    const char *panel = (const char *)m->data + row / RT_PANEL * rt_matrix_panel_bytes(m->k, m->stored);
+    const char *panel = rt_matrix_panel(m, row / RT_PANEL);
     uint32_t column = row % RT_PANEL;
+    if (m->quant) {
+        quant_row((const uint8_t *)panel, m, column, scale, out);
+        return;
+    }
     if (m->stored == RC_F32) {
         const float *w = (const float *)(const void *)panel + column;
         for (uint32_t k = 0; k < m->k; k++) out[k] = w[(size_t)k * RT_PANEL] * scale;

@@ -13,9 +13,11 @@
 
 enum {
     RT_X_BYTES = 4096, /* of a row in one depth block: its block of a panel is 128 KiB and stays in L2 */
-    RT_X_STRIDE = RT_X_BYTES + 64, /* bytes; an odd number of lines, so rows spread over the sets of L1 */
+    RT_SUMS_BYTES = RT_X_BYTES / 2 / 32 * 4, /* behind it: its sums over runs of 32, for quantised weights */
+    RT_X_STRIDE = RT_X_BYTES + RT_SUMS_BYTES + 64, /* an odd number of lines: rows spread over the sets of L1 */
     RT_ROWS_BLOCK = 516,           /* rows per pass: 43 tiles of 12 */
-    RT_WIDE_FLOATS = RT_X_BYTES / 4 * RT_PANEL
+    RT_OPERANDS_FLOATS = RT_X_BYTES / 4 * RT_PANEL, /* a panel's depth block, widened or expanded */
+    RT_WIDE_FLOATS = RT_OPERANDS_FLOATS + 2 * (RT_X_BYTES / 2 / 16) * RT_PANEL /* and its scales and minima */
 };
 
 /* At most RT_ROWS_BLOCK rows of y = x W^T + bias. `packed` is shared by the parts: `pack` fills it, all of
@@ -54,6 +56,8 @@ typedef struct rt_kernels {
     const char *name;
     void (*pack)(const rt_dense *d, uint32_t part, uint32_t parts);
     void (*dense)(const rt_dense *d, uint32_t part, uint32_t parts);
+    void (*quant_pack)(const rt_dense *d, uint32_t part, uint32_t parts); /* the same for quantised weights */
+    void (*quant)(const rt_dense *d, uint32_t part, uint32_t parts);
     void (*fill)(rt_matrix *m, const rt_fill *f);
     void (*row)(const rt_matrix *m, uint32_t row, float scale, float *out); /* out[k] = scale * W[row][k] */
     void (*rms_norm)(const rt_rows *r, uint32_t part, uint32_t parts);

@@ -27,6 +27,7 @@ static const rt_flag shown[] = {
     TEXT("model", OPTION(model), "PATH", "model directory or .gguf file (required)"),
     TEXT("served-model-name", OPTION(served_model_name), "NAME", "base's name in requests (PATH)"),
     CHOICE("load-format", FLAG(load_format), "auto|dummy", "dummy: random weights"),
+    CHOICE("quantization", OPTION(quantization), "auto|none|q8_0|q4_0", "matrices of a directory, at load (auto)"),
     CHOICE("dtype", OPTION(dtype), "auto|float32|bfloat16", "(auto)"),
     NUMBER("max-model-len", NULL, max_model_len, U32, 1, "(the config's, as far as it fits)"),
     {"block-size", NULL, RT_FLAG_U32, OPTION(block_size), "N", "8 16 32 64 128 256 (16)", 8, 256,
@@ -66,7 +67,6 @@ static const rt_flag shown[] = {
 
 /* vLLM's that have nothing to change here, and those of which one value is all there is. */
 static const rt_flag accepted[] = {
-    TEXT("quantization", FLAG(quantization), "auto", NULL),
     TEXT("kv-cache-dtype", FLAG(kv_cache_dtype), "auto", NULL),
     TEXT("device", FLAG(device), "auto|cpu", NULL),
     TEXT("tokenizer", FLAG(tokenizer), "PATH", NULL),
@@ -96,7 +96,7 @@ void rt__engine_flags_init(rt_engine_flags *f)
 {
     *f = (rt_engine_flags){
         .options = MICA_OPTIONS_INIT, .enable_prefix_caching = true, .tensor_parallel_size = 1};
-    f->load_format = f->quantization = f->kv_cache_dtype = f->device = "auto";
+    f->load_format = f->kv_cache_dtype = f->device = "auto";
     f->scheduling_policy = "fcfs";
 }
 
@@ -125,9 +125,6 @@ static rc_code check_supported(const rt_engine_flags *f, rc_msg *msg)
 {
     char ranks[16];
     snprintf(ranks, sizeof ranks, "%u", f->tensor_parallel_size);
-    if (strcmp(f->quantization, "auto") && strcmp(f->quantization, "none"))
-        return refuse(msg, "quantization", f->quantization,
-                      "auto; this build does not quantize (a GGUF file stays as it is)");
     if (strcmp(f->kv_cache_dtype, "auto"))
         return refuse(msg, "kv-cache-dtype", f->kv_cache_dtype,
                       "auto; this build keeps K/V in the model's dtype only");

@@ -7,7 +7,7 @@
 
 typedef struct rt_engine_flags {
     mica_options options;
-    const char *load_format, *scheduling_policy, *quantization, *kv_cache_dtype, *device, *tokenizer;
+    const char *load_format, *scheduling_policy, *kv_cache_dtype, *device, *tokenizer;
     bool enable_prefix_caching;
     uint32_t tensor_parallel_size;
     rt_texts lora_modules;

@@ -24,10 +24,21 @@ typedef struct fill_run {
     void *progress_ctx;
 } fill_run;
 
+size_t rt__fill_bytes(const rt_fill *f, const rt_backend *backend)
+{
+    return f->quant ? backend->quant_bytes(f->n, f->k, f->quant) : backend->matrix_bytes(f->n, f->k, f->stored);
+}
+
+/* Of a row as the matrix keeps it. */
+static uint64_t row_bytes(const rt_fill *f)
+{
+    if (f->quant) return (uint64_t)f->k / f->quant->group * f->quant->block_bytes;
+    return (uint64_t)f->k * rc_dtype_bytes(f->stored);
+}
+
 static uint32_t chunk_rows(const rt_fill *f)
 {
-    uint64_t rows =
-        CHUNK_BYTES / ((uint64_t)f->k * rc_dtype_bytes(f->stored)) / RT_FILL_GROUP * RT_FILL_GROUP;
+    uint64_t rows = CHUNK_BYTES / row_bytes(f) / RT_FILL_GROUP * RT_FILL_GROUP;
     return rows < RT_FILL_GROUP ? RT_FILL_GROUP : rows > f->n ? f->n : (uint32_t)rows;
 }
 
@@ -88,8 +99,35 @@ static void will_read(const unsigned char *src, size_t bytes)
     (void)madvise((void *)first, end - first, MADV_POPULATE_READ);
 }
 
+/* A row as its file stores it. */
+static const unsigned char *stored_row(const rt_fill *f, uint32_t row)
+{
+    uint32_t part = part_of(f, &row);
+    rt_part p = {.paired_head_dim = f->paired_head_dim[part]};
+    return f->tensors[part].data + rt__stored_row(&p, row) * f->tensors[part].row_bytes;
+}
+
+/* scratch: a row, then its blocks. */
+static void fill_quantised(const fill_run *r, const rt_fill *f, uint32_t row, uint32_t end, float *scratch)
+{
+    for (; row < end; row++) {
+        if (!f->quantises) {
+            r->backend->quant_fill(f->matrix, row, stored_row(f, row));
+            continue;
+        }
+        uint8_t *blocks = (uint8_t *)(scratch + f->k);
+        stage_row(f, row, scratch);
+        rt_quant_row(f->quant, scratch, f->k, blocks);
+        r->backend->quant_fill(f->matrix, row, blocks);
+    }
+}
+
 static void fill_rows(const fill_run *r, const rt_fill *f, uint32_t row, uint32_t end, float *scratch)
 {
+    if (f->quant) {
+        fill_quantised(r, f, row, end, scratch);
+        return;
+    }
     while (row < end) {
         const unsigned char *src = NULL;
         rc_dtype type = RC_F32;
@@ -120,7 +158,7 @@ static void fill_chunk(fill_run *r, uint64_t chunk, float *scratch)
     uint32_t rows = chunk_rows(f), row = (uint32_t)(chunk - r->first_chunk[low]) * rows;
     uint32_t end = f->n - row < rows ? f->n : row + rows;
     fill_rows(r, f, row, end, scratch);
-    atomic_fetch_add_explicit(&r->done_bytes, (uint64_t)(end - row) * f->k * rc_dtype_bytes(f->stored),
+    atomic_fetch_add_explicit(&r->done_bytes, (end - row) * row_bytes(f),
                               memory_order_relaxed);
 }
 
@@ -153,7 +191,7 @@ rc_code rt__fill_all(const rt_fill *fills, uint32_t count, const rt_backend *bac
     for (uint32_t i = 0; first_chunk && i < count; i++) {
         uint32_t rows = chunk_rows(&fills[i]);
         first_chunk[i + 1] = first_chunk[i] + (fills[i].n + rows - 1) / rows;
-        r.total_bytes += (uint64_t)fills[i].n * fills[i].k * rc_dtype_bytes(fills[i].stored);
+        r.total_bytes += fills[i].n * row_bytes(&fills[i]);
         if (fills[i].k > k_max) k_max = fills[i].k;
     }
     r.scratch_floats = (size_t)RT_FILL_GROUP * k_max;

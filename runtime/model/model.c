@@ -63,6 +63,12 @@ static rc_dtype choose_dtype(const rt_model_options *o, const rt_source *s)
     return rt__source_find(s, "model.embed_tokens.weight", &t) && t.dtype == RC_F32 ? RC_F32 : RC_BF16;
 }
 
+/* Embedding and head stay at eight bits: rounding them to four costs most for its bytes. */
+static rt_weight_choice choose_weights(const rt_model_options *o, rc_dtype dtype)
+{
+    return (rt_weight_choice){dtype, o->quant, o->quant ? rt_quant_named("q8_0") : NULL};
+}
+
 static rc_code probe_source(const rt_model_options *o, const rt_source *s, const rt_backend *backend,
                             rt_model_info *info, rc_msg *msg)
 {
@@ -70,7 +76,13 @@ static rc_code probe_source(const rt_model_options *o, const rt_source *s, const
     rt_model_info found = {.config = *rt__source_config(s), .is_gguf = rt__source_is_gguf(s)};
     rt__settle_head(s, &found.config);
     found.dtype = choose_dtype(o, s);
-    RC_TRY(rt__weights_resolve(s, &found.config, found.dtype, backend, o->seed, &list, msg));
+    if (o->quant && found.is_gguf)
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                                "--quantization %s: %.255s is a GGUF file, whose tensors stay as they are stored",
+                                o->quant->name, rt__source_path(s)),
+                        msg, "quantization");
+    rt_weight_choice choice = choose_weights(o, found.dtype);
+    RC_TRY(rt__weights_resolve(s, &found.config, &choice, backend, o->seed, &list, msg));
     found.weight_bytes = list.bytes;
     rt__weight_list_free(&list);
     *info = found;
@@ -157,7 +169,8 @@ static rc_code load(rt_model *m, const rt_model_options *o, const rt_source *s, 
     RC_TRY(rt__wanted_rows_create(m->limits.rows_max, &m->wanted, msg));
     RC_TRY(create_buffer(m, msg));
     RC_TRY(fill_rope(m, s, pool, msg));
-    RC_TRY(rt__weights_resolve(s, &m->config, dtype, m->backend, o->seed, &list, msg));
+    rt_weight_choice choice = choose_weights(o, dtype);
+    RC_TRY(rt__weights_resolve(s, &m->config, &choice, m->backend, o->seed, &list, msg));
     rc_code code = rt__weights_load(s, &m->config, &list, m->backend, m->device, pool, o->progress,
                                     o->progress_ctx, &m->weights, msg);
     rt__weight_list_free(&list);

@@ -28,6 +28,7 @@ typedef struct rt_model_options {
     uint64_t seed;           /* of dummy weights */
     bool dtype_auto;         /* else dtype decides */
     rc_dtype dtype;
+    const rt_quant *quant;   /* NULL, or Q8_0 or Q4_0: what matrices of a directory are rounded to */
     uint32_t threads;        /* for loading; 0: all cores */
     rt_progress progress;    /* NULL: none */
     void *progress_ctx;
@@ -36,7 +37,7 @@ typedef struct rt_model_options {
 /* What can be known from the headers alone, for planning memory before anything is loaded. */
 typedef struct rt_model_info {
     rt_model_config config;
-    rc_dtype dtype;          /* of activations and K/V; weights of GGUF types stay exact */
+    rc_dtype dtype;          /* of activations and K/V; weights of GGUF types stay as stored */
     bool is_gguf;
     size_t weight_bytes;     /* in the backend's layout */
 } rt_model_info;

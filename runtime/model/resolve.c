@@ -61,6 +61,27 @@ static rc_dtype stored_dtype(const rt_fill *f, rc_dtype dtype)
     return RC_BF16;
 }
 
+/* The format of quantised tensors, where all parts share one that panels can keep. */
+static const rt_quant *stored_format(const rt_fill *f)
+{
+    if (!f->parts_count) return NULL;
+    for (uint32_t i = 0; i < f->parts_count; i++)
+        if (f->tensors[i].dtype || f->tensors[i].ggml_type != f->tensors[0].ggml_type) return NULL;
+    return rt_quant_find(f->tensors[0].ggml_type);
+}
+
+/* How the matrix is kept: quantised as it is stored, or as asked for where whole blocks make up its rows. */
+static void settle_format(rt_fill *f, const rt_weight_choice *choice, bool is_table)
+{
+    f->stored = stored_dtype(f, choice->dtype);
+    f->rounds_x = choice->dtype == RC_BF16;
+    f->quant = stored_format(f);
+    const rt_quant *asked = is_table ? choice->table_quant : choice->quant;
+    if (f->quant || !asked || f->k % asked->group) return;
+    f->quant = asked;
+    f->quantises = true;
+}
+
 static rc_code check_biases(const rt_source *s, const rt_matrix_plan *plan, rc_msg *msg)
 {
     char name[RT_NAME_BYTES_MAX + 8];
@@ -72,8 +93,8 @@ static rc_code check_biases(const rt_source *s, const rt_matrix_plan *plan, rc_m
     return RC_OK;
 }
 
-static rc_code resolve_matrix(const rt_source *s, const rt_matrix_plan *plan, rc_dtype dtype, rt_fill *f,
-                              rc_msg *msg)
+static rc_code resolve_matrix(const rt_source *s, const rt_matrix_plan *plan, const rt_weight_choice *choice,
+                              bool is_table, rt_fill *f, rc_msg *msg)
 {
     char name[RT_NAME_BYTES_MAX + 8];
     *f = (rt_fill){.n = plan->n, .k = plan->k};
@@ -88,7 +109,7 @@ static rc_code resolve_matrix(const rt_source *s, const rt_matrix_plan *plan, rc
         f->parts_count = plan->parts_count;
         RC_TRY(check_biases(s, plan, msg));
     }
-    f->stored = stored_dtype(f, dtype);
+    settle_format(f, choice, is_table);
     return RC_OK;
 }
 
@@ -121,8 +142,8 @@ static void dummy_bounds(const rt_model_config *c, uint64_t seed, rt_weight_list
     }
 }
 
-static rc_code resolve_all(const rt_source *s, const rt_model_config *c, rc_dtype dtype, rt_weight_list *list,
-                           rc_msg *msg)
+static rc_code resolve_all(const rt_source *s, const rt_model_config *c, const rt_weight_choice *choice,
+                           rt_weight_list *list, rc_msg *msg)
 {
     bool gguf = rt__source_is_gguf(s);
     rt_matrix_plan plan;
@@ -130,17 +151,17 @@ static rc_code resolve_all(const rt_source *s, const rt_model_config *c, rc_dtyp
     rt_fill *f = list->fills;
     for (uint32_t i = 0; i < c->layers * RT_LINEARS; i++) {
         rt__plan_linear(c, gguf, i / RT_LINEARS, i % RT_LINEARS, &plan);
-        RC_TRY(resolve_matrix(s, &plan, dtype, f++, msg));
+        RC_TRY(resolve_matrix(s, &plan, choice, false, f++, msg));
     }
     rt__plan_embedding(c, gguf, &plan);
     /* Tied either way round: some checkpoints store only the head. */
     if (c->tied_head && rt__source_has_tensors(s) && !rt__source_find(s, "model.embed_tokens.weight", &t) &&
         rt__source_find(s, "lm_head.weight", &t))
         rt__plan_head(c, gguf, &plan);
-    RC_TRY(resolve_matrix(s, &plan, dtype, f++, msg));
+    RC_TRY(resolve_matrix(s, &plan, choice, true, f++, msg));
     if (!c->tied_head) {
         rt__plan_head(c, gguf, &plan);
-        RC_TRY(resolve_matrix(s, &plan, dtype, f++, msg));
+        RC_TRY(resolve_matrix(s, &plan, choice, true, f++, msg));
     }
     return check_norms(s, c, msg);
 }
@@ -154,7 +175,7 @@ static size_t vector_bytes(const rt_model_config *c)
     return (floats * c->layers + c->hidden) * sizeof(float);
 }
 
-rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, rc_dtype dtype,
+rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, const rt_weight_choice *choice,
                             const rt_backend *backend, uint64_t dummy_seed, rt_weight_list *out, rc_msg *msg)
 {
     rt_weight_list list = {.count = c->layers * RT_LINEARS + (c->tied_head ? 1 : 2)};
@@ -162,7 +183,7 @@ rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, rc_dty
     if (!list.fills)
         return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to list its tensors",
                        rt__source_path(s));
-    rc_code code = resolve_all(s, c, dtype, &list, msg);
+    rc_code code = resolve_all(s, c, choice, &list, msg);
     if (code != RC_OK) {
         rt__weight_list_free(&list);
         return code;
@@ -170,7 +191,7 @@ rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, rc_dty
     dummy_bounds(c, dummy_seed, &list);
     list.bytes = vector_bytes(c);
     for (uint32_t i = 0; i < list.count; i++)
-        list.bytes += backend->matrix_bytes(list.fills[i].n, list.fills[i].k, list.fills[i].stored);
+        list.bytes += rt__fill_bytes(&list.fills[i], backend);
     *out = list;
     return RC_OK;
 }

@@ -106,7 +106,10 @@ static rc_code create_matrices(const rt_model_config *c, rt_weight_list *list, r
 {
     for (uint32_t i = 0; i < list->count; i++) {
         rt_fill *f = &list->fills[i];
-        RC_TRY(w->backend->matrix_create(w->device, f->n, f->k, f->stored, &f->matrix, msg));
+        if (f->quant)
+            RC_TRY(w->backend->quant_create(w->device, f->n, f->k, f->quant, f->rounds_x, &f->matrix, msg));
+        else
+            RC_TRY(w->backend->matrix_create(w->device, f->n, f->k, f->stored, &f->matrix, msg));
         if (i < c->layers * RT_LINEARS)
             w->layers[i / RT_LINEARS].linear[i % RT_LINEARS] = f->matrix;
         else if (i == c->layers * RT_LINEARS)

@@ -33,13 +33,20 @@ typedef struct rt_weight_list {
     size_t bytes;   /* in the backend's layout, norms and biases included */
 } rt_weight_list;
 
+/* How matrices are to be kept. */
+typedef struct rt_weight_choice {
+    rc_dtype dtype;
+    const rt_quant *quant, *table_quant; /* NULL, or what layers, and embedding and head, are rounded to */
+} rt_weight_choice;
+
 /* config->tied_head of a Hugging Face checkpoint, by what is stored: as the reference does, two matrices that
  * differ are not tied whatever config.json says. */
 void rt__settle_head(const rt_source *s, rt_model_config *config);
 
 /* Errors INVALID_ARGUMENT: a tensor is missing, misshapen or of an unsupported type; it is named.
  *        RESOURCE_EXHAUSTED: no memory for the list. */
-RC_MUST_CHECK rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, rc_dtype dtype,
+RC_MUST_CHECK rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c,
+                                          const rt_weight_choice *choice,
                                           const rt_backend *backend, uint64_t dummy_seed, rt_weight_list *out,
                                           rc_msg *msg);
 void rt__weight_list_free(rt_weight_list *list);

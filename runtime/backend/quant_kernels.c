@@ -1,0 +1,388 @@
+/* runtime/backend/quant_kernels.c - y = x W^T (+ bias) with quantised W (quant.h); compiled once per family.
+ *
+ * A stretch of a panel is expanded into the operands of the product, codes as exact integers, and the tiles of all
+ * rows run over it while it is in the cache:
+ *
+ *     codes, factors, d  ->  operands  float32 [k][32], or bf16 [k/2][2][16][2] where x is rounded to bf16
+ *                            scale     float32 [run][32]
+ *                            minimum   float32 [run][32]
+ *
+ *     each run:  sum = 0;  sum += x[k] * operand[k] ...;  y += scale * sum;  y += minimum * (sum of x over the run)
+ *
+ * An element of y is one float32 accumulator over runs in increasing order, a run one accumulator over k in increasing
+ * order, so rows, threads and stretches change no bit. The accumulators of y wait on the stack while those of a run
+ * are in registers: one load and one store per 16 or 32 k.
+ */
+#include "runtime/backend/family_parts.h"
+#include "runtime/backend/pool.h"
+#include "runtime/backend/quant.h"
+#include "runtime/backend/tile_shape.h"
+
+enum {
+    FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
+    CODES_AHEAD = 4096,  /* bytes of a stream over weights */
+    RUNS_MAX = RT_X_BYTES / 2 / RT_QUANT_RUN_MIN,
+    SUM_RUN = 32         /* k of a run of the formats that have minima */
+};
+
+/* A panel's stretch, expanded. */
+typedef struct stretch {
+    void *operands;
+    float *scale, *min; /* [runs][32] */
+    uint32_t depth, run;
+    bool rounded, has_min;
+} stretch;
+
+/* Some rows by one stripe of columns over one stretch. */
+typedef struct tile {
+    const stretch *s;
+    const char *x;     /* first row, RT_X_STRIDE apart */
+    const char *sums;  /* of x over each run: floats, rows RT_X_STRIDE apart */
+    uint32_t column;   /* of the stripe in the panel */
+    uint32_t lanes[VECTORS];
+    float *y;
+    size_t y_stride;
+    const float *bias; /* to add at the end, or NULL */
+    bool starts;
+} tile;
+
+typedef void (*tile_fn)(const tile *t);
+
+ALWAYS void begin(const tile *t, rc_vf acc[][VECTORS], int rows)
+{
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < VECTORS; v++)
+            acc[r][v] = t->starts ? rc_vf_zero()
+                                  : rc_vf_load_n(t->y + (size_t)r * t->y_stride + 16 * v, t->lanes[v]);
+}
+
+ALWAYS void end(const tile *t, rc_vf acc[][VECTORS], int rows)
+{
+    for (int v = 0; v < VECTORS; v++) {
+        rc_vf bias = t->bias ? rc_vf_load_n(t->bias + 16 * v, t->lanes[v]) : rc_vf_zero();
+        for (int r = 0; r < rows; r++) {
+            rc_vf sum = t->bias ? rc_vf_add(acc[r][v], bias) : acc[r][v];
+            rc_vf_store_n(t->y + (size_t)r * t->y_stride + 16 * v, sum, t->lanes[v]);
+        }
+    }
+}
+
+/* One run into sum. w, x: the run's first operand of the stripe, and first element of the first row. */
+ALWAYS void run_f32(rc_vf sum[][VECTORS], const float *w, const float *x, uint32_t depth, int rows)
+{
+    for (uint32_t k = 0; k < depth; k++, w += RT_PANEL, x++) {
+        rc_vf b[VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) b[v] = rc_vf_load(w + 16 * v);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_fma(a, b[v], sum[r][v]);
+        }
+    }
+}
+
+#if DOT
+ALWAYS void run_dot(rc_vf sum[][VECTORS], const uint16_t *w, const uint16_t *x, uint32_t depth, int rows)
+{
+    for (uint32_t k = 0; k < depth; k += 2, w += 2 * RT_PANEL, x += 2) {
+        __m512bh b[VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) b[v] = (__m512bh)_mm512_loadu_si512(w + 32 * v);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            int pair;
+            memcpy(&pair, x + r * (RT_X_STRIDE / sizeof *x), sizeof pair);
+            __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], a, b[v]);
+        }
+    }
+}
+#endif
+
+ALWAYS void scale_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS], uint32_t run, bool has_min,
+                      int rows)
+{
+    size_t at = (size_t)run * RT_PANEL + t->column;
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) {
+        rc_vf scale = rc_vf_load(t->s->scale + at + 16 * v);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) acc[r][v] = rc_vf_fma(scale, sum[r][v], acc[r][v]);
+        if (!has_min) continue;
+        rc_vf min = rc_vf_load(t->s->min + at + 16 * v);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            float x;
+            memcpy(&x, t->sums + r * RT_X_STRIDE + run * sizeof x, sizeof x);
+            acc[r][v] = rc_vf_fma(min, rc_vf_set1(x), acc[r][v]);
+        }
+    }
+}
+
+ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
+{
+    rc_vf acc[TILE_ROWS][VECTORS], sum[TILE_ROWS][VECTORS];
+    const stretch *s = t->s;
+    begin(t, acc, rows);
+    for (uint32_t k = 0, run = 0; k < s->depth; k += s->run, run++) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+            for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_zero();
+#if DOT
+        if (dots) {
+            const uint16_t *w = (const uint16_t *)s->operands + (size_t)k * RT_PANEL + 2 * t->column;
+            run_dot(sum, w, (const uint16_t *)(const void *)t->x + k, s->run, rows);
+        } else
+#endif
+        {
+            const float *w = (const float *)s->operands + (size_t)k * RT_PANEL + t->column;
+            run_f32(sum, w, (const float *)(const void *)t->x + k, s->run, rows);
+        }
+        scale_run(t, acc, sum, run, has_min, rows);
+    }
+    (void)dots;
+    end(t, acc, rows);
+}
+ALWAYS void plain_f32(const tile *t, int rows) { tile_runs(t, false, false, rows); }
+ALWAYS void min_f32(const tile *t, int rows) { tile_runs(t, false, true, rows); }
+TILES(plain_f32)
+TILES(min_f32)
+#if DOT
+ALWAYS void plain_dot(const tile *t, int rows) { tile_runs(t, true, false, rows); }
+ALWAYS void min_dot(const tile *t, int rows) { tile_runs(t, true, true, rows); }
+TILES(plain_dot)
+TILES(min_dot)
+#endif
+
+static const tile_fn *tiles_for(const stretch *s)
+{
+#if DOT
+    if (s->rounded) return s->has_min ? min_dots : plain_dots;
+#endif
+    return s->has_min ? min_f32s : plain_f32s;
+}
+
+#if defined(__AVX512F__)
+/* Operand words to where they belong: as they are, or as two k of float32. */
+ALWAYS void put_words(const stretch *s, uint32_t k, int half, __m512i words)
+{
+    if (s->rounded) {
+        _mm512_storeu_si512((uint16_t *)s->operands + (size_t)k * RT_PANEL + 32 * half, words);
+        return;
+    }
+    float *out = (float *)s->operands + (size_t)k * RT_PANEL + 16 * half;
+    rc_vf pairs = _mm512_castsi512_ps(words);
+    rc_vf_store(out, rc_vf_pair_low(pairs));
+    rc_vf_store(out + RT_PANEL, rc_vf_pair_high(pairs));
+}
+
+/* codes + offset as bf16, for codes from `first` on. */
+static __m512i value_table(const rt_quant *q, int first)
+{
+    uint16_t table[32];
+    for (int i = 0; i < 32; i++) table[i] = rc_f32_to_bf16((float)(first + i + q->offset));
+    return _mm512_loadu_si512(table);
+}
+
+/* Blocks of 4, 5 or 6 bits: words shifted are indices; a permutation reads the lowest 5 or, of two tables, 6 bits. */
+ALWAYS void expand_narrow(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k, const int bits)
+{
+    const __m512i low = value_table(q, 0), high = value_table(q, 32), nibble = _mm512_set1_epi16(15);
+    for (int line = 0; line < 8; line++) {
+        __m512i words = _mm512_loadu_si512(codes + 64 * line), more = words;
+        if (bits == 5) more = _mm512_loadu_si512(codes + 512 + 64 * (line / 4));
+        if (bits == 6) more = _mm512_loadu_si512(codes + 512 + 64 * (line / 2));
+#pragma GCC unroll 4
+        for (int o = 0; o < 4; o++) {
+            __m512i index = _mm512_and_si512(_mm512_srlv_epi16(words, _mm512_set1_epi16((short)(4 * o))), nibble);
+            int shift = bits == 5 ? 4 * (line % 4) + o : 2 * (4 * (line % 2) + o);
+            __m512i upper = _mm512_srlv_epi16(more, _mm512_set1_epi16((short)shift));
+            upper = _mm512_slli_epi16(_mm512_and_si512(upper, _mm512_set1_epi16(bits == 5 ? 1 : 3)), 4);
+            if (bits > 4) index = _mm512_or_si512(index, upper);
+            __m512i value = bits == 6 ? _mm512_permutex2var_epi16(low, index, high)
+                                      : _mm512_permutexvar_epi16(index, low);
+            put_words(s, k + 4 * (uint32_t)line + 2 * (uint32_t)(o / 2), o % 2, value);
+        }
+    }
+}
+
+ALWAYS void expand_bytes(const uint8_t *codes, const stretch *s, uint32_t k)
+{
+    for (int o = 0; o < 32; o++) {
+        __m512i words = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(codes + 32 * o)));
+        __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
+        __m512 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
+        uint32_t pair = k + 2 * (uint32_t)(o / 2);
+        if (s->rounded) { /* integers below 2^8: the upper halves are the values */
+            __m512i value = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16),
+                                            _mm512_castps_si512(odd));
+            _mm512_storeu_si512((uint16_t *)s->operands + (size_t)pair * RT_PANEL + 32 * (o % 2), value);
+            continue;
+        }
+        float *out = (float *)s->operands + (size_t)pair * RT_PANEL + 16 * (o % 2);
+        rc_vf_store(out, even);
+        rc_vf_store(out + RT_PANEL, odd);
+    }
+}
+
+static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
+{
+    if (q->bits == 8) expand_bytes(codes, s, k);
+    else if (q->bits == 4) expand_narrow(q, codes, s, k, 4);
+    else if (q->bits == 5) expand_narrow(q, codes, s, k, 5);
+    else expand_narrow(q, codes, s, k, 6);
+}
+#else
+static int code_of(const rt_quant *q, const uint8_t *codes, uint32_t operand, uint32_t word)
+{
+    uint16_t low, more;
+    uint32_t bits = q->bits - 4, operands = bits ? 16 / bits : 1;
+    if (q->bits == 8) return (int8_t)codes[operand * 32 + word];
+    memcpy(&low, codes + 64 * (operand / 4) + 2 * word, sizeof low);
+    int code = low >> operand % 4 * 4 & 15;
+    if (!bits) return code;
+    memcpy(&more, codes + 512 + 64 * (operand / operands) + 2 * word, sizeof more);
+    return code | (int)((uint32_t)more >> operand % operands * bits & ((1u << bits) - 1)) << 4;
+}
+
+static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
+{
+    float *out = (float *)s->operands + (size_t)k * RT_PANEL;
+    for (uint32_t o = 0; o < 32; o++)
+        for (uint32_t w = 0; w < 32; w++)
+            out[(o / 2 * 2 + w % 2) * RT_PANEL + o % 2 * 16 + w / 2] = (float)(code_of(q, codes, o, w) + q->offset);
+}
+#endif
+
+static void expand_factors(const uint8_t *factors, bool is_signed, float sign, const float d[RT_PANEL], float *out)
+{
+    for (int c = 0; c < RT_PANEL; c++)
+        out[c] = d[c] * (sign * (is_signed ? (float)(int8_t)factors[c] : (float)factors[c]));
+}
+
+/* Scales and minima of the group whose first run is `run`. */
+static void expand_scales(const rt_quant *q, const uint8_t *d, const stretch *s, uint32_t run)
+{
+    float scale[RT_PANEL], min[RT_PANEL];
+    const uint8_t *factors = d + (q->has_min ? 4 : 2) * RT_PANEL;
+    uint32_t runs = q->group / q->run;
+    for (int c = 0; c < RT_PANEL; c += 16) {
+        rc_vf_store(scale + c, load_f16(d + 2 * c));
+        if (q->has_min) rc_vf_store(min + c, load_f16(d + 2 * (RT_PANEL + c)));
+    }
+    for (uint32_t r = 0; r < runs; r++) {
+        float *to = s->scale + (size_t)(run + r) * RT_PANEL, *low = s->min + (size_t)(run + r) * RT_PANEL;
+        if (!q->has_factors) {
+            memcpy(to, scale, sizeof scale);
+            if (q->has_min) memcpy(low, min, sizeof min);
+            continue;
+        }
+        expand_factors(factors + r * RT_PANEL, q->signed_factors, 1, scale, to);
+        if (q->has_min) expand_factors(factors + (runs + r) * RT_PANEL, false, -1, min, low);
+    }
+}
+
+/* k of a stretch from k0 on; both are multiples of the group. */
+static void expand(const rt_matrix *m, uint32_t panel, uint32_t k0, stretch *s)
+{
+    const rt_quant *q = m->quant;
+    size_t group_bytes = rt_quant_group_bytes(q), codes_bytes = rt_quant_codes_bytes(q);
+    const uint8_t *group = (const uint8_t *)rt_matrix_panel(m, panel) + k0 / q->group * group_bytes;
+    for (uint32_t k = 0; k < s->depth; k += q->group, group += group_bytes) {
+        const uint8_t *codes = group;
+        for (size_t line = 0; line < group_bytes; line += 64) __builtin_prefetch(group + CODES_AHEAD + line, 0, 3);
+        for (uint32_t b = 0; b < q->group; b += RT_QUANT_BLOCK, codes += codes_bytes) expand_codes(q, codes, s, k + b);
+        expand_scales(q, codes, s, k / q->run);
+    }
+}
+
+/* One part's walk. */
+typedef struct walk {
+    const rt_dense *d;
+    stretch s;
+    uint32_t block_depth, tiles;
+} walk;
+
+/* All rows against k0 .. k0 + s.depth of a panel. */
+static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
+{
+    const rt_dense *d = w->d;
+    size_t x_size = w->s.rounded ? sizeof(uint16_t) : sizeof(float);
+    uint32_t block = k0 / w->block_depth, within = k0 % w->block_depth;
+    const char *packed = (const char *)d->packed + (size_t)block * d->rows * RT_X_STRIDE;
+    bool ends = k0 + w->s.depth == d->w->k;
+    expand(d->w, panel, k0, &w->s);
+    for (uint32_t c = 0; c < RT_PANEL && panel * RT_PANEL + c < d->w->n; c += STRIPE)
+        for (uint32_t i = 0; i < w->tiles; i++) {
+            uint32_t row, end_row, column = panel * RT_PANEL + c;
+            rt_share(d->rows, i, w->tiles, &row, &end_row);
+            const char *x = packed + (size_t)row * RT_X_STRIDE;
+            tile t = {
+                .s = &w->s,
+                .x = x + within * x_size,
+                .sums = x + RT_X_BYTES + within / SUM_RUN * sizeof(float),
+                .column = c,
+                .y = d->y + row * d->y_stride + column,
+                .y_stride = d->y_stride,
+                .bias = d->bias && ends ? d->bias + column : NULL,
+                .starts = k0 == 0,
+            };
+            for (uint32_t v = 0; v < VECTORS; v++) {
+                uint32_t left = d->w->n - column;
+                t.lanes[v] = left > 16 * v ? least(16, left - 16 * v) : 0;
+            }
+            tiles_for(&w->s)[end_row - row - 1](&t);
+        }
+}
+
+/* Few rows walk along a panel in short stretches; many rows take a panel's whole depth block at once, and all panels
+ * before the next depth block, whose rows then stay in the cache. */
+void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts)
+{
+    const rt_matrix *m = d->w;
+    float *scratch = d->wide + (size_t)part * RT_WIDE_FLOATS;
+    walk w = {.d = d, .block_depth = block_depth(m), .tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS};
+    w.s = (stretch){.operands = scratch, .scale = scratch + RT_OPERANDS_FLOATS, .run = m->quant->run,
+                    .rounded = packs_bf16(m), .has_min = m->quant->has_min};
+    w.s.min = w.s.scale + RUNS_MAX * RT_PANEL;
+    uint32_t first, end_panel, few = w.tiles == 1 ? FEW_DEPTH : w.block_depth;
+    rt_share(rt_matrix_panels(m->n), part, parts, &first, &end_panel);
+    uint32_t outer = w.tiles == 1 ? m->k : w.block_depth;
+    for (uint32_t k0 = 0; k0 < m->k; k0 += outer)
+        for (uint32_t p = first; p < end_panel; p++)
+            for (uint32_t k = k0; k < m->k && k - k0 < outer; k += w.s.depth) {
+                w.s.depth = least(few, m->k - k);
+                panel_stretch(&w, p, k);
+            }
+}
+
+/* Sums of x over each run of 32, behind the packed row. */
+ALWAYS void pack_sums(const rt_matrix *m, char *row, uint32_t depth)
+{
+    float *sums = (float *)(void *)(row + RT_X_BYTES);
+    for (uint32_t k = 0; k < depth; k += SUM_RUN) {
+        rc_vf low, high;
+        if (packs_bf16(m)) {
+            low = rc_vf_load_bf16((uint16_t *)(void *)row + k);
+            high = rc_vf_load_bf16((uint16_t *)(void *)row + k + 16);
+        } else {
+            low = rc_vf_load((float *)(void *)row + k);
+            high = rc_vf_load((float *)(void *)row + k + 16);
+        }
+        sums[k / SUM_RUN] = rc_vf_sum(rc_vf_add(low, high));
+    }
+}
+
+void RC_FAMILY(rt_quant_pack)(const rt_dense *d, uint32_t part, uint32_t parts)
+{
+    RC_FAMILY(rt_dense_pack)(d, part, parts);
+    if (!d->w->quant->has_min) return;
+    uint32_t step = block_depth(d->w), r, end_row;
+    for (rt_share(d->rows, part, parts, &r, &end_row); r < end_row; r++)
+        for (uint32_t k = 0, b = 0; k < d->w->k; k += step, b++)
+            pack_sums(d->w, (char *)d->packed + ((size_t)b * d->rows + r) * RT_X_STRIDE, least(step, d->w->k - k));
+}

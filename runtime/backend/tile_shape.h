@@ -1,0 +1,80 @@
+/* runtime/backend/tile_shape.h - what the files of dense kernels share: how much of a product is in registers
+ * together. Only for files that mica_kernels() compiles. */
+#ifndef RUNTIME_BACKEND_TILE_SHAPE_H
+#define RUNTIME_BACKEND_TILE_SHAPE_H
+
+#include "proto/vec.h"
+
+#include "runtime/backend/kernels.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+enum { TILE_ROWS = 12, VECTORS = 2 }; /* 24 accumulators of 32 registers */
+#elif defined(__AVX2__)
+enum { TILE_ROWS = 6, VECTORS = 1 };  /* 12 accumulators of 16 registers */
+#else
+enum { TILE_ROWS = 2, VECTORS = 1 };  /* 8 accumulators of 16 registers */
+#endif
+enum { STRIPE = 16 * VECTORS };       /* columns of a tile */
+
+#if defined(__AVX512BF16__)
+#define DOT 1
+#else
+#define DOT 0
+#endif
+
+#define TILE(kind, rows) \
+    static void kind##_##rows(const tile *t) { kind(t, rows); }
+#if defined(__AVX512F__)
+#define TILES(kind) \
+    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) TILE(kind, 6) \
+    TILE(kind, 7) TILE(kind, 8) TILE(kind, 9) TILE(kind, 10) TILE(kind, 11) TILE(kind, 12) \
+    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6, \
+                                               kind##_7, kind##_8, kind##_9, kind##_10, kind##_11, kind##_12};
+#elif defined(__AVX2__)
+#define TILES(kind) \
+    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) TILE(kind, 6) \
+    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6};
+#else
+#define TILES(kind) \
+    TILE(kind, 1) TILE(kind, 2) \
+    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2};
+#endif
+
+static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* Are x's rows rounded to bf16 for this matrix? */
+static inline bool packs_bf16(const rt_matrix *m)
+{
+    return DOT && (m->quant ? m->rounds_x : m->stored == RC_BF16);
+}
+
+/* k of a row that one depth block holds. */
+static inline uint32_t block_depth(const rt_matrix *m)
+{
+    return RT_X_BYTES / (packs_bf16(m) ? sizeof(uint16_t) : sizeof(float));
+}
+
+/* Sixteen float16, exactly. */
+#if defined(__AVX512F__)
+static inline rc_vf load_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+#elif defined(__F16C__)
+static inline rc_vf load_f16(const void *p)
+{
+    const __m128i *h = p;
+    return (rc_vf){_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+#else
+static inline rc_vf load_f16(const void *p)
+{
+    float f[16];
+    for (int i = 0; i < 16; i++) f[i] = rc_load_f32(p, RC_F16, i);
+    return rc_vf_load(f);
+}
+#endif
+
+#endif
