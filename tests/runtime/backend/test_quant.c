@@ -159,7 +159,8 @@ static void a_panel_takes_about_the_bytes_of_its_file(void **state)
     }
 }
 
-/* Halves of a step away at most; the largest is hit by eight bits, and by four where it is negative. */
+/* Half a step away at most, and what rounding the step to float16 moves: 127 * 2^-11 of it. Of four bits' codes the
+ * largest is 7, so values beyond it are clipped by up to a step. */
 static void rounding_is_to_the_nearest_step(void **state)
 {
     (void)state;
@@ -178,7 +179,7 @@ static void rounding_is_to_the_nearest_step(void **state)
             float step = fabsf(rc_f16_to_f32(h));
             for (int k = 32 * b; k < 32 * b + 32; k++) {
                 bool clipped = to[i] == Q4_0 && fabsf(x[k]) > 7 * step;
-                assert_true(fabsf(back[k] - x[k]) <= step * (clipped ? 1.01f : 0.51f));
+                assert_true(fabsf(back[k] - x[k]) <= step * (clipped ? 1.07f : 0.57f));
             }
         }
     }

@@ -132,7 +132,7 @@ static void adapters_come_as_names_and_as_json(void **state)
 static void what_this_build_lacks_is_refused_in_one_line(void **state)
 {
     (void)state;
-    static char *const flags[][2] = {{"--quantization", "q8_0"}, {"--kv-cache-dtype", "int8"},
+    static char *const flags[][2] = {{"--quantization", "awq"},  {"--kv-cache-dtype", "int8"},
                                      {"--device", "cuda"},       {"-tp", "2"},
                                      {"--tokenizer", "other"},   {"--block-size", "24"},
                                      {"--dtype", "float16"},     {"--max-num-seqs", "0"},
