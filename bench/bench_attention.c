@@ -1,6 +1,6 @@
-/* bench/bench_attention.c - attention of one Granite-2B layer (32 heads, 8 of K/V, 64 dimensions), bf16 K/V.
+/* bench/bench_attention.c - attention of one Granite-2B layer (32 heads, 8 of K/V, 64 dimensions).
  *
- *     bench_attention [FAMILY [THREADS [CASE]]]      CASE: those whose name contains it
+ *     bench_attention [FAMILY [THREADS [CASE [int8]]]]      CASE: those whose name contains it; else bf16 K/V
  *
  * A case goes through many layers, so that its K/V comes from memory, as in a step. GB/s counts each K/V byte
  * once a layer, shared ones too; GFLOP/s counts 4 * D for each (query, position) pair that is seen. The limit
@@ -33,6 +33,7 @@ static const bench_case cases[] = {
 
 typedef struct job {
     const kv_cpu_kernels *kernels;
+    const kv_layout *layout;
     kv_attn attn;
     char *scratch;
     size_t scratch_bytes;
@@ -99,7 +100,7 @@ static void run_case(rt_pool *pool, job *j, const bench_case *c, const void *pro
 {
     uint32_t stride = (c->position + c->rows + BLOCK - 1) / BLOCK, blocks = c->spans * stride;
     size_t floats = (size_t)c->spans * c->rows * HEADS * DIM;
-    kv_layout layout = {LAYERS, KV_HEADS, DIM, BLOCK, 2};
+    kv_layout layout = *j->layout;
     size_t kv_bytes = blocks * kv_block_bytes(&layout);
     uint16_t *kv = rt_pages_alloc(kv_bytes);
     float *q = rt_pages_alloc(floats * sizeof *q), *out = rt_pages_alloc(floats * sizeof *out);
@@ -128,19 +129,22 @@ int main(int argc, char **argv)
 {
     const char *family = argc > 1 ? argv[1] : "portable";
     uint32_t threads = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : rt_pool_cores();
-    kv_layout layout = {LAYERS, KV_HEADS, DIM, BLOCK, 2};
-    job j = {.kernels = kv_cpu_kernels_of(family), .scratch_bytes = kv_attn_cpu_scratch_bytes(&layout)};
+    bool is_int8 = argc > 4 && strcmp(argv[4], "int8") == 0;
+    kv_layout layout = {LAYERS, KV_HEADS, DIM, BLOCK, is_int8 ? 1 : 2};
+    job j = {.kernels = kv_cpu_kernels_of(family), .layout = &layout};
+    j.scratch_bytes = kv_attn_cpu_scratch_bytes(&layout);
     rt_pool *pool;
     rc_msg msg;
     if (!j.kernels || threads < 1 || threads > THREADS_MAX) {
-        fprintf(stderr, "usage: bench_attention [FAMILY [THREADS [CASE]]]; no family '%s' here\n", family);
+        fprintf(stderr, "usage: bench_attention [FAMILY [THREADS [CASE [int8]]]]; no family '%s' here\n",
+                family);
         return 2;
     }
     void *probe = rt_pages_alloc(bench_read_bytes());
     j.scratch = malloc(threads * j.scratch_bytes);
     RC_ASSERT(probe && j.scratch && rt_pool_create(threads, &pool, &msg) == RC_OK);
     memset(probe, 1, bench_read_bytes());
-    printf("%s, %u threads\n", family, threads);
+    printf("%s, %u threads, %s K/V\n", family, threads, is_int8 ? "int8" : "bf16");
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         if (argc < 4 || strstr(cases[i].name, argv[3])) run_case(pool, &j, &cases[i], probe);
     rt_pool_destroy(pool);

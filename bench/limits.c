@@ -8,7 +8,7 @@
 #endif
 
 enum { ROUNDS = 200000, CHAINS = 12, TRIES = 3 };
-/* Far more than a cache holds; and a run of some milliseconds is close in time to what it is compared with. */
+/* Far more than a cache holds; a run of some milliseconds is close in time to what it is compared with. */
 static const size_t read_bytes = (size_t)256 << 20;
 
 double bench_seconds(void)
@@ -126,10 +126,13 @@ static inline __attribute__((always_inline)) void read_lines(probe *p, uint32_t 
 }
 
 static void read_plain(void *arg, uint32_t part, uint32_t parts) { read_lines(arg, part, parts, 0, false); }
-static void read_to_l1(void *arg, uint32_t part, uint32_t parts) { read_lines(arg, part, parts, 4096, false); }
+static void read_to_l1(void *arg, uint32_t part, uint32_t parts)
+{
+    read_lines(arg, part, parts, 4096, false);
+}
 static void read_to_l2(void *arg, uint32_t part, uint32_t parts) { read_lines(arg, part, parts, 2048, true); }
 
-/* Which pattern is best differs by machine and by the minute, by up to a third: a limit is the best of all. */
+/* Which is best differs by machine and by the minute, by up to a third: a limit is the best of all. */
 double bench_read_gbs(rt_pool *pool, const void *array)
 {
     static const rt_pool_task patterns[] = {read_plain, read_to_l1, read_to_l2};

@@ -1,4 +1,4 @@
-/* mica_limits [threads]: this CPU's limits as one line of JSON: arithmetic (flops_gflops is the better of both
+/* mica_limits [threads]: this CPU's limits as a line of JSON: arithmetic (flops_gflops is the better of both
  * kinds) and the bandwidth of reading from huge pages. */
 #include "bench/limits.h"
 

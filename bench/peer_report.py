@@ -79,7 +79,8 @@ def svg(records, what):
              f'viewBox="0 0 {width} {height}" font-family="sans-serif">',
              f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
              text(MARGIN, 20, what, 12),
-             text(MARGIN, 38, "Longer is better everywhere: bars are shares of what this machine's limits, measured just "
+             text(MARGIN, 38, "Longer is better everywhere: bars are shares of what this machine's limits, measured "
+                              "just "
                   "before, allow (the dashed line).", 12)]
     for i, case in enumerate(CASES):
         parts += panel(case, MARGIN + i % 2 * PANEL_WIDTH, 52 + i // 2 * PANEL_HEIGHT, summaries)

@@ -14,25 +14,39 @@ typedef kv__tile tile;
 
 /* Rows from `position` on, of those below `limit`. */
 static uint32_t find_rows(const work *w, const kv__unit *unit, uint32_t table, uint32_t position,
-                          uint32_t limit, const char *rows[KV_TILE])
+                          uint32_t limit, const char *rows[KV_TILE], const char *scales[KV_TILE])
 {
     const kv_layout *l = w->a->layout;
     uint32_t count = limit <= position ? 0 : limit - position < KV_TILE ? limit - position : KV_TILE;
     for (uint32_t t = 0; t < count;) {
         uint32_t offset = (position + t) & (l->block_tokens - 1);
         uint32_t block = w->a->plan->tables[table + ((position + t) >> w->block_shift)];
-        size_t at = kv_head_offset(l, block, w->a->layer, 0, unit->kv_head) + kv_row_offset(l, offset);
-        const char *row = (const char *)w->a->kv + at;
-        for (; offset < l->block_tokens && t < count; offset++, t++, row += w->row_bytes) rows[t] = row;
+        const char *head = (const char *)w->a->kv + kv_head_offset(l, block, w->a->layer, 0, unit->kv_head);
+        const char *row = head + kv_row_offset(l, offset), *scale = head + kv_scale_offset(l, offset);
+        for (; offset < l->block_tokens && t < count; offset++, t++) {
+            rows[t] = row;
+            scales[t] = scale;
+            row += w->row_bytes;
+            scale += sizeof(float);
+        }
     }
     return count;
+}
+
+/* Scales of the next tile, a line of them at a time: there is one line for several lines of rows. */
+static void bring_scales(const work *w, const char *const *scales, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i += KV__LINE / sizeof(float)) {
+        kv__bring(scales[i]);
+        kv__bring(scales[i] + w->value_offset);
+    }
 }
 
 /* A run of tiles and where the rows of two of them lie, in turn. */
 typedef struct run {
     const kv__unit *unit;
     uint32_t table, position, limit;
-    const char *rows[2][KV_TILE];
+    const char *rows[2][KV_TILE], *scales[2][KV_TILE];
     tile tile;
 } run;
 
@@ -42,12 +56,17 @@ static bool next_tile(const work *w, run *r)
     tile *t = &r->tile;
     if (t->rows) r->position += KV_TILE;
     if (r->position >= r->limit) return false;
-    const char **rows = t->rows == r->rows[0] ? r->rows[1] : r->rows[0];
-    t->count = t->rows ? t->next_count : find_rows(w, r->unit, r->table, r->position, r->limit, rows);
-    t->rows = rows;
-    const char **next = rows == r->rows[0] ? r->rows[1] : r->rows[0];
-    t->next_count = find_rows(w, r->unit, r->table, r->position + KV_TILE, r->limit, next);
-    t->next = next;
+    bool is_first = !t->rows;
+    int i = t->rows == r->rows[0], j = !i; /* of this tile, of the next */
+    t->rows = r->rows[i];
+    t->scales = r->scales[i];
+    t->next = r->rows[j];
+    t->count = t->next_count;
+    if (is_first)
+        t->count = find_rows(w, r->unit, r->table, r->position, r->limit, r->rows[i], r->scales[i]);
+    uint32_t next = r->position + KV_TILE;
+    t->next_count = find_rows(w, r->unit, r->table, next, r->limit, r->rows[j], r->scales[j]);
+    if (w->is_int8) bring_scales(w, r->scales[j], t->next_count);
     return true;
 }
 
@@ -152,7 +171,7 @@ static void run_unit(void *ctx, const kv__unit *unit)
 static const kv__form *form_of(const kv_layout *layout)
 {
 #if defined(__AVX512BF16__)
-    if (layout->element_bytes == 2) return &RC_FAMILY(kv__form_dot);
+    if (layout->element_bytes <= 2) return &RC_FAMILY(kv__form_dot);
 #endif
     (void)layout;
     return &RC_FAMILY(kv__form_fma);
@@ -172,6 +191,7 @@ void RC_FAMILY(kv_attn_cpu)(const kv_attn *a, uint32_t part, uint32_t parts, voi
     work w = {.a = a, .form = form_of(a->layout), .dim = dim, .padded = padded};
     w.ratio = a->heads / a->layout->kv_heads;
     w.block_shift = (uint32_t)__builtin_ctz(a->layout->block_tokens);
+    w.is_int8 = a->layout->element_bytes == 1;
     w.row_bytes = (uint32_t)kv_row_bytes(a->layout);
     w.row_lines = (w.row_bytes + KV__LINE - 1) / KV__LINE;
     w.value_offset = a->layout->kv_heads * kv_head_bytes(a->layout);

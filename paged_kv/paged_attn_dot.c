@@ -1,4 +1,5 @@
-/* A tile's products as dot products of bf16 pairs, for K/V stored as bf16.
+/* A tile's products as dot products of bf16 pairs, for K/V stored as bf16 or int8. An int8 row's elements are
+ * rounded to bf16 once they are multiplied by its scale.
  *
  *     scores    k[D/2][64] words                    mean    v[32][D] words
  *
@@ -114,15 +115,27 @@ static void take_query(const kv__work *w, uint32_t query, const float *from)
     }
 }
 
+/* 32 elements of a row from d on, those past dim as zeros. */
+static inline __attribute__((always_inline)) __m512i load(const char *row, float scale, uint32_t d,
+                                                          uint32_t dim, const bool is_int8)
+{
+    uint32_t n = dim - d < 2 * RC_LANES ? dim - d : 2 * RC_LANES;
+    if (!is_int8) return _mm512_maskz_loadu_epi16((__mmask32)(((uint64_t)1 << n) - 1), row + 2 * d);
+    const int8_t *q = (const int8_t *)row + d;
+    uint32_t low = n < RC_LANES ? n : RC_LANES;
+    __m512 factor = _mm512_set1_ps(scale), a = _mm512_mul_ps(rc_vf_load_i8_n(q, low), factor);
+    __m512 b = _mm512_mul_ps(rc_vf_load_i8_n(q + low, n - low), factor);
+    return (__m512i)_mm512_cvtne2ps_pbh(b, a);
+}
+
 /* 16 positions' rows to k[d / 2][at ..]. */
-static void turn(const char *const rows[16], uint32_t dim, float *k)
+static inline __attribute__((always_inline)) void turn(const char *const rows[16], const float scales[16],
+                                                       uint32_t dim, float *k, const bool is_int8)
 {
     for (uint32_t d = 0; d < dim; d += 2 * RC_LANES) {
         uint32_t pairs = (dim - d) / 2 < RC_LANES ? (dim - d) / 2 : RC_LANES;
         rc_vf r[16];
-        for (int i = 0; i < 16; i++)
-            r[i] = pairs == RC_LANES ? rc_vf_load_bits(rows[i] + 2 * d)
-                                     : rc_vf_load_bits_n(rows[i] + 2 * d, pairs);
+        for (int i = 0; i < 16; i++) r[i] = (__m512)load(rows[i], scales[i], d, dim, is_int8);
         rc_vf_transpose(r);
         for (uint32_t j = 0; j < pairs; j++) rc_vf_store(k + (size_t)(d / 2 + j) * KV_TILE, r[j]);
     }
@@ -132,28 +145,33 @@ static void take_keys(const kv__work *w, const kv__tile *tile)
 {
     for (uint32_t t = 0; t < tile->count; t += RC_LANES) {
         const char *rows[16];
+        float scales[16];
         for (uint32_t i = 0; i < 16; i++) {
             rows[i] = kv__row(w, tile, t + i, 0);
+            scales[i] = kv__scale(w, tile, t + i, 0);
             kv__bring_row(w, tile, t + i, 0);
         }
-        turn(rows, w->dim, w->k + t);
+        if (w->is_int8) turn(rows, scales, w->dim, w->k + t, true);
+        else turn(rows, scales, w->dim, w->k + t, false);
     }
 }
 
-/* Two positions' rows to v[.][d]: word d is element d of both. */
-static void pair_up(const char *even, const char *odd, uint32_t dim, uint32_t *v)
+/* Positions t and t + 1 to v[.][d]: word d is element d of both. */
+static inline __attribute__((always_inline)) void pair_up(const kv__work *w, const kv__tile *tile, uint32_t t,
+                                                          uint32_t *v, const bool is_int8)
 {
+    const char *even = kv__row(w, tile, t, w->value_offset), *odd = kv__row(w, tile, t + 1, w->value_offset);
+    float even_scale = is_int8 ? kv__scale(w, tile, t, w->value_offset) : 0;
+    float odd_scale = is_int8 ? kv__scale(w, tile, t + 1, w->value_offset) : 0;
     const __m512i counts = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i both = _mm512_mullo_epi32(counts, _mm512_set1_epi32(0x10001));
     const __m512i words = _mm512_add_epi32(both, _mm512_set1_epi32(32 << 16)); /* of b: from 32 on */
     const __m512i upper = _mm512_add_epi16(words, _mm512_set1_epi16(16));
-    for (uint32_t d = 0; d < dim; d += 2 * RC_LANES) {
-        uint32_t n = dim - d < 2 * RC_LANES ? dim - d : 2 * RC_LANES;
-        __mmask32 mask = (__mmask32)(((uint64_t)1 << n) - 1);
-        __m512i a = _mm512_maskz_loadu_epi16(mask, even + 2 * d);
-        __m512i b = _mm512_maskz_loadu_epi16(mask, odd + 2 * d);
+    for (uint32_t d = 0; d < w->dim; d += 2 * RC_LANES) {
+        __m512i a = load(even, even_scale, d, w->dim, is_int8), b = load(odd, odd_scale, d, w->dim, is_int8);
         _mm512_storeu_si512(v + d, _mm512_permutex2var_epi16(a, words, b));
-        if (n > RC_LANES) _mm512_storeu_si512(v + d + RC_LANES, _mm512_permutex2var_epi16(a, upper, b));
+        if (w->dim - d <= RC_LANES) continue;
+        _mm512_storeu_si512(v + d + RC_LANES, _mm512_permutex2var_epi16(a, upper, b));
     }
 }
 
@@ -162,8 +180,9 @@ static void take_values(const kv__work *w, const kv__tile *tile)
     for (uint32_t t = 0; t < tile->count; t += 2) {
         kv__bring_row(w, tile, t, w->value_offset);
         kv__bring_row(w, tile, t + 1, w->value_offset);
-        pair_up(kv__row(w, tile, t, w->value_offset), kv__row(w, tile, t + 1, w->value_offset), w->dim,
-                (uint32_t *)w->v + (size_t)t / 2 * w->padded);
+        uint32_t *to = (uint32_t *)w->v + (size_t)t / 2 * w->padded;
+        if (w->is_int8) pair_up(w, tile, t, to, true);
+        else pair_up(w, tile, t, to, false);
     }
 }
 

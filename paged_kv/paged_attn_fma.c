@@ -104,6 +104,18 @@ static void turn_bf16(const char *const rows[16], uint32_t dim, float *k)
     }
 }
 
+static void turn_int8(const char *const rows[16], const float scales[16], uint32_t dim, float *k)
+{
+    for (uint32_t d = 0; d < dim; d += RC_LANES) {
+        uint32_t n = dim - d < RC_LANES ? dim - d : RC_LANES;
+        rc_vf r[16];
+        for (int i = 0; i < 16; i++)
+            r[i] = rc_vf_mul(rc_vf_load_i8_n((const int8_t *)rows[i] + d, n), rc_vf_set1(scales[i]));
+        rc_vf_transpose(r);
+        for (uint32_t j = 0; j < n; j++) rc_vf_store(k + (size_t)(d + j) * KV_TILE, r[j]);
+    }
+}
+
 static void turn_f32(const char *const rows[16], uint32_t dim, float *k)
 {
     for (uint32_t d = 0; d < dim; d += RC_LANES) {
@@ -120,14 +132,26 @@ static void take_keys(const kv__work *w, const kv__tile *tile)
 {
     for (uint32_t t = 0; t < tile->count; t += RC_LANES) {
         const char *rows[16];
+        float scales[16];
         for (uint32_t i = 0; i < 16; i++) {
             rows[i] = kv__row(w, tile, t + i, 0);
+            scales[i] = kv__scale(w, tile, t + i, 0);
             kv__bring_row(w, tile, t + i, 0);
         }
-        if (w->a->layout->element_bytes == 2)
+        if (w->is_int8)
+            turn_int8(rows, scales, w->dim, w->k + t);
+        else if (w->a->layout->element_bytes == 2)
             turn_bf16(rows, w->dim, w->k + t);
         else
             turn_f32(rows, w->dim, w->k + t);
+    }
+}
+
+static void widen_int8(const char *row, float scale, uint32_t dim, float *to)
+{
+    for (uint32_t d = 0; d < dim; d += RC_LANES) {
+        rc_vf q = rc_vf_load_i8_n((const int8_t *)row + d, dim - d < RC_LANES ? dim - d : RC_LANES);
+        rc_vf_store(to + d, rc_vf_mul(q, rc_vf_set1(scale)));
     }
 }
 
@@ -149,8 +173,12 @@ static void take_values(const kv__work *w, const kv__tile *tile)
 {
     for (uint32_t t = 0; t < tile->count; t++) {
         kv__bring_row(w, tile, t, w->value_offset);
-        widen_row(tile->rows[t] + w->value_offset, w->a->layout->element_bytes, w->dim,
-                  w->v + (size_t)t * w->padded);
+        const char *row = tile->rows[t] + w->value_offset;
+        float *to = w->v + (size_t)t * w->padded;
+        if (w->is_int8)
+            widen_int8(row, kv__scale(w, tile, t, w->value_offset), w->dim, to);
+        else
+            widen_row(row, w->a->layout->element_bytes, w->dim, to);
     }
 }
 

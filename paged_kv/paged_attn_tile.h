@@ -7,6 +7,8 @@
 #ifndef PAGED_KV_PAGED_ATTN_TILE_H
 #define PAGED_KV_PAGED_ATTN_TILE_H
 
+#include <stdbool.h>
+
 #include "paged_kv/paged_attn_cpu.h"
 #include "paged_kv/paged_attn_split.h"
 #include "proto/vec.h"
@@ -26,6 +28,7 @@ enum { KV__QUERIES = 2, KV__VECTORS = 1 };
  * brought closer meanwhile. V rows lie value_offset bytes further. */
 typedef struct kv__tile {
     const char *const *rows, *const *next;
+    const char *const *scales; /* of int8 rows */
     uint32_t count, next_count;
     uint32_t share;   /* of the next rows that each group of queries brings closer */
     uint32_t brought; /* by all groups; the rows after them are brought while rows are taken */
@@ -58,6 +61,7 @@ struct kv__work {
     const kv_attn *a;
     const kv__form *form;
     uint32_t dim, padded, ratio, block_shift, row_bytes, row_lines;
+    bool is_int8;
     size_t value_offset;
     float *q;     /* [queries][dim] floats of room */
     float *k;     /* [dim][64] */
@@ -94,6 +98,14 @@ static inline void kv__bring_next(const kv__ahead *ahead, uint32_t i)
 static inline const char *kv__row(const kv__work *w, const kv__tile *tile, uint32_t t, size_t offset)
 {
     return t < tile->count ? tile->rows[t] + offset : (const char *)w->zeros;
+}
+
+/* The scale of that row, if it is int8. */
+static inline float kv__scale(const kv__work *w, const kv__tile *tile, uint32_t t, size_t offset)
+{
+    float scale = 0;
+    if (w->is_int8 && t < tile->count) memcpy(&scale, tile->scales[t] + offset, sizeof scale);
+    return scale;
 }
 
 /* Vector v of a query's scores, those from `visible` on replaced. */

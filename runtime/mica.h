@@ -73,7 +73,8 @@ typedef struct mica_options {
     void *log_ctx;
     mica_progress progress;
     void *progress_ctx;
-    const char *quantization;       /* "auto"; "q8_0", "q4_0": of a directory's matrices, as they are loaded */
+    const char *quantization;       /* "auto"; "q8_0", "q4_0": a directory's matrices, at load */
+    const char *kv_cache_dtype;     /* "auto": as dtype; "int8": with a scale a token and head */
 } mica_options;
 #define MICA_OPTIONS_INIT { .size = sizeof(mica_options) }
 

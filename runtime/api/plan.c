@@ -58,7 +58,16 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
 static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
 {
     const rt_model_config *c = &p->info.config;
-    kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, p->info.dtype == RC_F32 ? 4 : 2};
+    uint32_t element_bytes = p->info.dtype == RC_F32 ? 4 : 2;
+    if (o->kv_cache_dtype && strcmp(o->kv_cache_dtype, "auto")) {
+        if (strcmp(o->kv_cache_dtype, "int8")) {
+            rc_fail(RC_INVALID_ARGUMENT, msg, "--kv-cache-dtype must be auto or int8, got '%s'",
+                    o->kv_cache_dtype);
+            return rc_about(RC_INVALID_ARGUMENT, msg, "--kv-cache-dtype");
+        }
+        element_bytes = 1;
+    }
+    kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, element_bytes};
     size_t block_bytes = kv_block_bytes(&layout);
     uint64_t bytes = free_memory() / 4, blocks;
     if (bytes > 4ull << 30) bytes = 4ull << 30;
@@ -161,6 +170,11 @@ rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__
     return RC_OK;
 }
 
+static const char *kv_name(uint32_t element_bytes)
+{
+    return element_bytes == 4 ? "float32" : element_bytes == 2 ? "bfloat16" : "int8";
+}
+
 static void print_row(const mica *m, const char *what, uint64_t bytes, const char *detail)
 {
     char line[200];
@@ -177,7 +191,8 @@ void mica__plan_print(const mica *m, uint64_t program_bytes)
     snprintf(detail, sizeof detail, "%s, %u layers", p->info.dtype == RC_F32 ? "float32" : "bfloat16",
              p->info.config.layers);
     print_row(m, "weights", p->info.weight_bytes, detail);
-    snprintf(detail, sizeof detail, "%u blocks of %u tokens", p->engine.blocks_max, p->block_size);
+    snprintf(detail, sizeof detail, "%u blocks of %u tokens, %s", p->engine.blocks_max, p->block_size,
+             kv_name(p->device.kv.element_bytes));
     print_row(m, "K/V cache", p->kv_bytes, detail);
     snprintf(detail, sizeof detail, "%u known, %u slots", m->names_count, p->engine.slots_max);
     print_row(m, "adapters", 2 * m->bytes_adapters, detail);

@@ -98,9 +98,9 @@ typedef struct rt_backend {
                         size_t src_stride);
     void (*matrix_destroy)(rt_device *d, rt_matrix *m);
 
-    /* A matrix in a quantised format (quant.h), K a multiple of its group, in about the bytes that a file takes.
-     * rounds_x: products may round x to bf16. quant_fill takes one row as a GGUF file stores it, once, from any
-     * threads at once on disjoint runs of 32 rows. */
+    /* A matrix in a quantised format (quant.h), K a multiple of its group, in about the bytes of a file.
+     * rounds_x: products may round x to bf16. quant_fill takes one row as a GGUF file stores it, once, from
+     * any threads at once on disjoint runs of 32 rows. */
     size_t (*quant_bytes)(uint32_t n, uint32_t k, const rt_quant *format);
     RC_MUST_CHECK rc_code (*quant_create)(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format,
                                           bool rounds_x, rt_matrix **out, rc_msg *msg);

@@ -14,7 +14,7 @@
 enum {
     RT_X_BYTES = 4096, /* of a row in one depth block: its block of a panel is 128 KiB and stays in L2 */
     RT_SUMS_BYTES = RT_X_BYTES / 2 / 32 * 4, /* behind it: its sums over runs of 32, for quantised weights */
-    RT_X_STRIDE = RT_X_BYTES + RT_SUMS_BYTES + 64, /* an odd number of lines: rows spread over the sets of L1 */
+    RT_X_STRIDE = RT_X_BYTES + RT_SUMS_BYTES + 64, /* an odd number of lines: rows spread over L1's sets */
     RT_ROWS_BLOCK = 516,           /* rows per pass: 43 tiles of 12 */
     RT_OPERANDS_FLOATS = RT_X_BYTES / 4 * RT_PANEL, /* a panel's depth block, widened or expanded */
     RT_WIDE_FLOATS = RT_OPERANDS_FLOATS + 2 * (RT_X_BYTES / 2 / 16) * RT_PANEL /* and its scales and minima */

@@ -6,7 +6,8 @@
  *     F32   [N/32][K]     [32]          one k: 32 columns
  *     BF16  [N/32][K/2][2][16][2]       one 64-byte line: 16 columns x 2 consecutive k
  *
- * which is also what bf16 dot instructions take; quant.h says how quantised panels are. Columns past N, and the k past an odd K, are zero.
+ * which is also what bf16 dot instructions take; quant.h says how quantised
+ * panels are. Columns past N, and the k past an odd K, are zero.
  * All families share the layout.
  */
 #ifndef RUNTIME_BACKEND_MATRIX_H

@@ -132,7 +132,7 @@ static spot spot_of(uint32_t k, uint32_t column)
     return (spot){k / 2 * 2 + column / 16, column % 16 * 2 + k % 2};
 }
 
-/* The word of a plane of `bits` bits an operand (1, 2 or 4) that holds the operand's, and the shift of them. */
+/* The word that holds the operand's bits, of a plane with `bits` (1, 2 or 4) an operand; and their shift. */
 static uint8_t *plane_word(uint8_t *plane, uint32_t bits, spot at, uint32_t *shift)
 {
     uint32_t operands = 16 / bits;

@@ -1,6 +1,6 @@
 /* runtime/backend/quant.h - quantised weight formats: GGUF's, and how panels keep them.
  *
- * Every format stores integer codes, and for each run of 16 or 32 consecutive k a scale and perhaps a minimum:
+ * Every format stores integer codes, and for each run of 16 or 32 k a scale and perhaps a minimum:
  *
  *     w = scale * (code + offset) + minimum
  *
@@ -15,8 +15,8 @@
  *     d        [32] float16; then the minimum's [32] where the format has one
  *     factors  [group / run][32] bytes, then the minimum's, where scales are d * factor (K formats)
  *
- * where operand o = 2 * pair + half is what one bf16 dot takes: 16 columns x 2 consecutive k, so that the words of a
- * line, shifted, index a table of operands. All families share the layout.
+ * where operand o = 2 * pair + half is what one bf16 dot takes: 16 columns x 2 consecutive k, so that the
+ * words of a line, shifted, index a table of values. All families share the layout.
  *
  * Source  ggml-common.h, block_q8_0 .. block_q6_K; ggml-quants.c, quantize_row_q8_0_ref, _q4_0_ref.
  */
@@ -27,7 +27,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { RT_QUANT_BLOCK = 32, RT_QUANT_GROUP_MAX = 256, RT_QUANT_RUN_MIN = 16 };
+enum { RT_QUANT_BLOCK = 32, RT_QUANT_GROUP_MAX = 256, RT_QUANT_RUN_MIN = 16,
+       RT_QUANT_RUNS_MAX = RT_QUANT_GROUP_MAX / RT_QUANT_RUN_MIN };
 
 typedef struct rt_quant {
     const char *name;
@@ -46,7 +47,7 @@ typedef struct rt_quant {
 typedef struct rt_quant_group {
     uint8_t codes[RT_QUANT_GROUP_MAX]; /* 8 bits: an int8 */
     uint16_t d, min;                   /* float16 */
-    uint8_t factors[RT_QUANT_GROUP_MAX / RT_QUANT_RUN_MIN], min_factors[RT_QUANT_GROUP_MAX / RT_QUANT_RUN_MIN];
+    uint8_t factors[RT_QUANT_RUNS_MAX], min_factors[RT_QUANT_RUNS_MAX];
 } rt_quant_group;
 
 const rt_quant *rt_quant_find(uint32_t ggml_type); /* NULL: panels do not keep this type */

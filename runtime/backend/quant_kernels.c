@@ -1,17 +1,18 @@
 /* runtime/backend/quant_kernels.c - y = x W^T (+ bias) with quantised W (quant.h); compiled once per family.
  *
- * A stretch of a panel is expanded into the operands of the product, codes as exact integers, and the tiles of all
- * rows run over it while it is in the cache:
+ * A stretch of a panel is expanded into the operands of the product, codes as exact integers, and the tiles
+ * of all rows run over it while it is in the cache:
  *
  *     codes, factors, d  ->  operands  float32 [k][32], or bf16 [k/2][2][16][2] where x is rounded to bf16
  *                            scale     float32 [run][32]
  *                            minimum   float32 [run][32]
  *
- *     each run:  sum = 0;  sum += x[k] * operand[k] ...;  y += scale * sum;  y += minimum * (sum of x over the run)
+ *     each run:  sum = 0;  sum += x[k] * operand[k] ...;
+ *                y += scale * sum;  y += minimum * (sum of x over the run)
  *
- * An element of y is one float32 accumulator over runs in increasing order, a run one accumulator over k in increasing
- * order, so rows, threads and stretches change no bit. The accumulators of y wait on the stack while those of a run
- * are in registers: one load and one store per 16 or 32 k.
+ * An element of y is one float32 accumulator over runs in increasing order, a run one accumulator over k in
+ * increasing order, so rows, threads and stretches change no bit. The accumulators of y wait on the stack
+ * while those of a run are in registers: one load and one store per 16 or 32 k.
  */
 #include "runtime/backend/family_parts.h"
 #include "runtime/backend/pool.h"
@@ -188,8 +189,9 @@ static __m512i value_table(const rt_quant *q, int first)
     return _mm512_loadu_si512(table);
 }
 
-/* Blocks of 4, 5 or 6 bits: words shifted are indices; a permutation reads the lowest 5 or, of two tables, 6 bits. */
-ALWAYS void expand_narrow(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k, const int bits)
+/* 4, 5 or 6 bits: shifted words are indices; a permutation reads the lowest 5 bits or, of two tables, 6. */
+ALWAYS void expand_narrow(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k,
+                          const int bits)
 {
     const __m512i low = value_table(q, 0), high = value_table(q, 32), nibble = _mm512_set1_epi16(15);
     for (int line = 0; line < 8; line++) {
@@ -198,7 +200,8 @@ ALWAYS void expand_narrow(const rt_quant *q, const uint8_t *codes, const stretch
         if (bits == 6) more = _mm512_loadu_si512(codes + 512 + 64 * (line / 2));
 #pragma GCC unroll 4
         for (int o = 0; o < 4; o++) {
-            __m512i index = _mm512_and_si512(_mm512_srlv_epi16(words, _mm512_set1_epi16((short)(4 * o))), nibble);
+            __m512i index = _mm512_srlv_epi16(words, _mm512_set1_epi16((short)(4 * o)));
+            index = _mm512_and_si512(index, nibble);
             int shift = bits == 5 ? 4 * (line % 4) + o : 2 * (4 * (line % 2) + o);
             __m512i upper = _mm512_srlv_epi16(more, _mm512_set1_epi16((short)shift));
             upper = _mm512_slli_epi16(_mm512_and_si512(upper, _mm512_set1_epi16(bits == 5 ? 1 : 3)), 4);
@@ -213,7 +216,8 @@ ALWAYS void expand_narrow(const rt_quant *q, const uint8_t *codes, const stretch
 ALWAYS void expand_bytes(const uint8_t *codes, const stretch *s, uint32_t k)
 {
     for (int o = 0; o < 32; o++) {
-        __m512i words = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(codes + 32 * o)));
+        const __m256i *bytes = (const __m256i *)(const void *)(codes + 32 * o);
+        __m512i words = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes));
         __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
         __m512 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
         uint32_t pair = k + 2 * (uint32_t)(o / 2);
@@ -254,11 +258,13 @@ static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch 
     float *out = (float *)s->operands + (size_t)k * RT_PANEL;
     for (uint32_t o = 0; o < 32; o++)
         for (uint32_t w = 0; w < 32; w++)
-            out[(o / 2 * 2 + w % 2) * RT_PANEL + o % 2 * 16 + w / 2] = (float)(code_of(q, codes, o, w) + q->offset);
+            out[(o / 2 * 2 + w % 2) * RT_PANEL + o % 2 * 16 + w / 2] =
+                (float)(code_of(q, codes, o, w) + q->offset);
 }
 #endif
 
-static void expand_factors(const uint8_t *factors, bool is_signed, float sign, const float d[RT_PANEL], float *out)
+static void expand_factors(const uint8_t *factors, bool is_signed, float sign, const float d[RT_PANEL],
+                           float *out)
 {
     for (int c = 0; c < RT_PANEL; c++)
         out[c] = d[c] * (sign * (is_signed ? (float)(int8_t)factors[c] : (float)factors[c]));
@@ -294,8 +300,10 @@ static void expand(const rt_matrix *m, uint32_t panel, uint32_t k0, stretch *s)
     const uint8_t *group = (const uint8_t *)rt_matrix_panel(m, panel) + k0 / q->group * group_bytes;
     for (uint32_t k = 0; k < s->depth; k += q->group, group += group_bytes) {
         const uint8_t *codes = group;
-        for (size_t line = 0; line < group_bytes; line += 64) __builtin_prefetch(group + CODES_AHEAD + line, 0, 3);
-        for (uint32_t b = 0; b < q->group; b += RT_QUANT_BLOCK, codes += codes_bytes) expand_codes(q, codes, s, k + b);
+        for (size_t line = 0; line < group_bytes; line += 64)
+            __builtin_prefetch(group + CODES_AHEAD + line, 0, 3);
+        for (uint32_t b = 0; b < q->group; b += RT_QUANT_BLOCK, codes += codes_bytes)
+            expand_codes(q, codes, s, k + b);
         expand_scales(q, codes, s, k / q->run);
     }
 }
@@ -339,8 +347,8 @@ static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
         }
 }
 
-/* Few rows walk along a panel in short stretches; many rows take a panel's whole depth block at once, and all panels
- * before the next depth block, whose rows then stay in the cache. */
+/* Few rows walk along a panel in short stretches; many rows take a panel's whole depth block at once, and all
+ * panels before the next depth block, so that the block's packed rows stay in the cache. */
 void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
     const rt_matrix *m = d->w;
@@ -384,5 +392,6 @@ void RC_FAMILY(rt_quant_pack)(const rt_dense *d, uint32_t part, uint32_t parts)
     uint32_t step = block_depth(d->w), r, end_row;
     for (rt_share(d->rows, part, parts, &r, &end_row); r < end_row; r++)
         for (uint32_t k = 0, b = 0; k < d->w->k; k += step, b++)
-            pack_sums(d->w, (char *)d->packed + ((size_t)b * d->rows + r) * RT_X_STRIDE, least(step, d->w->k - k));
+            pack_sums(d->w, (char *)d->packed + ((size_t)b * d->rows + r) * RT_X_STRIDE,
+                      least(step, d->w->k - k));
 }

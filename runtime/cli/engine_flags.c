@@ -27,11 +27,12 @@ static const rt_flag shown[] = {
     TEXT("model", OPTION(model), "PATH", "model directory or .gguf file (required)"),
     TEXT("served-model-name", OPTION(served_model_name), "NAME", "base's name in requests (PATH)"),
     CHOICE("load-format", FLAG(load_format), "auto|dummy", "dummy: random weights"),
-    CHOICE("quantization", OPTION(quantization), "auto|none|q8_0|q4_0", "matrices of a directory, at load (auto)"),
+    CHOICE("quantization", OPTION(quantization), "auto|none|q8_0|q4_0", "a directory's matrices, at load"),
     CHOICE("dtype", OPTION(dtype), "auto|float32|bfloat16", "(auto)"),
     NUMBER("max-model-len", NULL, max_model_len, U32, 1, "(the config's, as far as it fits)"),
     {"block-size", NULL, RT_FLAG_U32, OPTION(block_size), "N", "8 16 32 64 128 256 (16)", 8, 256,
      is_block_size, "a power of two from 8 to 256"},
+    TEXT("kv-cache-dtype", FLAG(kv_cache_dtype), "auto|int8", "K/V's (as --dtype)"),
     NUMBER("kv-cache-memory-bytes", NULL, kv_cache_memory_bytes, U64, 1,
            "(a quarter of the free, at most 4G)"),
     NUMBER("num-gpu-blocks-override", NULL, num_gpu_blocks, U32, 1, "K/V blocks, instead of bytes"),
@@ -67,7 +68,6 @@ static const rt_flag shown[] = {
 
 /* vLLM's that have nothing to change here, and those of which one value is all there is. */
 static const rt_flag accepted[] = {
-    TEXT("kv-cache-dtype", FLAG(kv_cache_dtype), "auto", NULL),
     TEXT("device", FLAG(device), "auto|cpu", NULL),
     TEXT("tokenizer", FLAG(tokenizer), "PATH", NULL),
     {"tensor-parallel-size", "tp", RT_FLAG_U32, FLAG(tensor_parallel_size), "1", NULL, 1, 0, NULL, NULL},
@@ -120,14 +120,19 @@ static rc_code refuse(rc_msg *msg, const char *flag, const char *value, const ch
     return rc_about(code, msg, flag);
 }
 
+/* vLLM's longer name says the same: a scale a token and head. */
+static bool is_int8(const char *kv_cache_dtype)
+{
+    return !strcmp(kv_cache_dtype, "int8") || !strcmp(kv_cache_dtype, "int8_per_token_head");
+}
+
 /* What vLLM has and this build does not. */
 static rc_code check_supported(const rt_engine_flags *f, rc_msg *msg)
 {
     char ranks[16];
     snprintf(ranks, sizeof ranks, "%u", f->tensor_parallel_size);
-    if (strcmp(f->kv_cache_dtype, "auto"))
-        return refuse(msg, "kv-cache-dtype", f->kv_cache_dtype,
-                      "auto; this build keeps K/V in the model's dtype only");
+    if (strcmp(f->kv_cache_dtype, "auto") && !is_int8(f->kv_cache_dtype))
+        return refuse(msg, "kv-cache-dtype", f->kv_cache_dtype, "auto or int8");
     if (strcmp(f->device, "auto") && strcmp(f->device, "cpu"))
         return refuse(msg, "device", f->device, "auto or cpu; this build has no other device");
     if (f->tensor_parallel_size != 1)
@@ -149,6 +154,7 @@ rc_code rt__engine_flags_finish(rt_engine_flags *f, rc_msg *msg)
     o->load_dummy = !strcmp(f->load_format, "dummy");
     o->priority_scheduling = !strcmp(f->scheduling_policy, "priority");
     o->disable_prefix_caching = !f->enable_prefix_caching;
+    o->kv_cache_dtype = is_int8(f->kv_cache_dtype) ? "int8" : "auto";
     RC_TRY(rt__lora_modules_decode(f, msg));
     o->adapters = f->adapters;
     o->adapters_count = f->adapters_count;

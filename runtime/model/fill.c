@@ -26,7 +26,8 @@ typedef struct fill_run {
 
 size_t rt__fill_bytes(const rt_fill *f, const rt_backend *backend)
 {
-    return f->quant ? backend->quant_bytes(f->n, f->k, f->quant) : backend->matrix_bytes(f->n, f->k, f->stored);
+    if (f->quant) return backend->quant_bytes(f->n, f->k, f->quant);
+    return backend->matrix_bytes(f->n, f->k, f->stored);
 }
 
 /* Of a row as the matrix keeps it. */

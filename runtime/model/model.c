@@ -78,7 +78,7 @@ static rc_code probe_source(const rt_model_options *o, const rt_source *s, const
     found.dtype = choose_dtype(o, s);
     if (o->quant && found.is_gguf)
         return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
-                                "--quantization %s: %.255s is a GGUF file, whose tensors stay as they are stored",
+                                "--quantization %s: %.255s is a GGUF file, whose tensors stay as stored",
                                 o->quant->name, rt__source_path(s)),
                         msg, "quantization");
     rt_weight_choice choice = choose_weights(o, found.dtype);

@@ -16,7 +16,8 @@ def random_config(rng):
     }[kind]
     layers = rng.randint(1, 3)
     config.update(
-        hidden_size=heads * rng.choice((4, 6, 10, 32)), intermediate_size=rng.choice((rng.randint(5, 90), 64, 96)), num_hidden_layers=layers,
+        hidden_size=heads * rng.choice((4, 6, 10, 32)), intermediate_size=rng.choice((rng.randint(5, 90), 64, 96)),
+        num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=kv_heads, vocab_size=rng.randint(260, 400),
         max_position_embeddings=1024, rms_norm_eps=1e-5, hidden_act="silu", rope_theta=10000.0,
         tie_word_embeddings=rng.random() < 0.5, bos_token_id=1, eos_token_id=2,

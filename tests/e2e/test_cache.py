@@ -133,6 +133,14 @@ class Cache(unittest.TestCase):
                            mica.adapters_of(MODEL))
         self.assertEqual(sorted(mica.cached_tokens(a) for a in answers), [0] + [150] * 5)
 
+    def test_int8_rows_are_shared_like_all_others(self):
+        prompt = self.context + self.invocation
+        n, flags = len(self.context), ["--kv-cache-dtype", "int8"]
+        for block_size in (8, 16, 64):
+            got = self.cached([ask(self.context), ask(prompt, "alora-qkv"), ask(self.context[:77] + [7] * 9),
+                               ask(prompt, "alora-qkv")], "--block-size", block_size, *flags)
+            self.assertEqual(got, [0, n, 77, len(prompt) - 1])
+
     def test_choices_share_their_prompt(self):
         body = ask(self.context, max_tokens=3, n=4, temperature=1, seed=3)
         answers = served([body, body])

@@ -49,7 +49,8 @@ class Scenario:
                 self.invocations[f"a{i}"] = random_model.write_adapter(rng, folder / f"a{i}", self.config)
         self.flags += ["--dtype", rng.choice(("float32", "float32", "bfloat16", "auto")), "--seed", rng.randint(0, 3),
                        "--cpu-kernels", rng.choice(("auto", "auto", "portable")),
-                       "--quantization", rng.choice(("auto", "auto", "q8_0", "q4_0"))]
+                       "--quantization", rng.choice(("auto", "auto", "q8_0", "q4_0")),
+                       "--kv-cache-dtype", rng.choice(("auto", "auto", "int8"))]
         self.bodies = self.make_bodies()
         self.longest = max(len(b["prompt"]) + b["max_tokens"] for b in self.bodies)
 

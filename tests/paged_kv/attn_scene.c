@@ -37,7 +37,7 @@ void scene_int8(const float *from, uint32_t dim, int8_t *row, float *scale)
     for (uint32_t d = 0; d < dim; d++) row[d] = *scale > 0 ? (int8_t)rintf(from[d] * (127 / top)) : 0;
 }
 
-/* A head's row of K or V as the K/V buffer holds it. */
+/* A head's row of K or V as the K/V buffer holds it, and as it enters the products. */
 static void stored(const scene *s, char which, uint32_t seq, uint32_t position, uint32_t head, float *row)
 {
     uint32_t dim = s->layout.head_dim;
@@ -48,7 +48,10 @@ static void stored(const scene *s, char which, uint32_t seq, uint32_t position, 
         for (uint32_t d = 0; d < dim; d++) row[d] = rc_bf16_to_f32(rc_f32_to_bf16(row[d]));
     if (s->layout.element_bytes > 1) return;
     scene_int8(row, dim, q, &scale);
-    for (uint32_t d = 0; d < dim; d++) row[d] = scale * (float)q[d];
+    for (uint32_t d = 0; d < dim; d++) {
+        row[d] = scale * (float)q[d];
+        if (s->in_pairs) row[d] = rc_bf16_to_f32(rc_f32_to_bf16(row[d]));
+    }
 }
 
 static uint32_t entries(uint32_t positions, uint32_t block_tokens)
@@ -168,7 +171,7 @@ void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs
 
 bool scene_in_pairs(const scene *s, const kv_cpu_kernels *kernels)
 {
-    return strcmp(kernels->family, "avx512_bf16") == 0 && s->layout.element_bytes == 2;
+    return strcmp(kernels->family, "avx512_bf16") == 0 && s->layout.element_bytes <= 2;
 }
 
 /* An element of the query as it enters the products, times the scale. */

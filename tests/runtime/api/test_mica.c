@@ -251,6 +251,44 @@ static void closing_ends_what_still_runs(void **state)
     (void)state;
 }
 
+static mica_info info_of(const char *kv_cache_dtype, const char *dtype)
+{
+    mica_options o = MICA_OPTIONS_INIT;
+    mica *m;
+    rc_msg err = {0};
+    o.model = MODEL;
+    o.dtype = dtype;
+    o.kv_cache_dtype = kv_cache_dtype;
+    o.kv_cache_memory_bytes = 1 << 20;
+    if (mica_open(&o, &m, &err) != RC_OK) fail_msg("%s", err.text);
+    mica_info info = mica_get_info(m);
+    info.model_name = info.dtype = info.device = NULL;
+    mica_close(m);
+    return info;
+}
+
+/* A row of D elements takes 4 D, 2 D or D + 4 bytes. */
+static void int8_keeps_more_positions_in_the_same_memory(void **state)
+{
+    (void)state;
+    double float32 = info_of("auto", "float32").blocks, bfloat16 = info_of(NULL, "bfloat16").blocks;
+    double int8 = info_of("int8", "float32").blocks;
+    assert_true(int8 == info_of("int8", "bfloat16").blocks);
+    assert_true(float32 < bfloat16 && bfloat16 < int8 && int8 < 2 * bfloat16);
+}
+
+static void an_unknown_type_of_kv_is_refused_by_name(void **state)
+{
+    (void)state;
+    mica_options o = MICA_OPTIONS_INIT;
+    mica *m;
+    rc_msg err = {0};
+    o.model = MODEL;
+    o.kv_cache_dtype = "fp8";
+    assert_int_equal(mica_open(&o, &m, &err), RC_INVALID_ARGUMENT);
+    assert_string_equal(err.text, "--kv-cache-dtype must be auto or int8, got 'fp8'");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -260,6 +298,8 @@ int main(void)
         cmocka_unit_test(base_and_an_activated_adapter_share_all_rows_before_the_activation),
         cmocka_unit_test(threads_may_submit_cancel_load_and_unload_at_once),
         cmocka_unit_test(closing_ends_what_still_runs),
+        cmocka_unit_test(int8_keeps_more_positions_in_the_same_memory),
+        cmocka_unit_test(an_unknown_type_of_kv_is_refused_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

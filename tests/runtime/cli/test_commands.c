@@ -106,6 +106,12 @@ static void flags_reach_the_engine(void **state)
     assert_int_equal(o->threads, 3);
     assert_int_equal(o->max_loras, 2);
     assert_int_equal(o->max_lora_rank, 128);
+    assert_string_equal(o->kv_cache_dtype, "auto");
+    static char *const int8[] = {"int8", "int8_per_token_head"};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(GENERATE("-p", "x", "--kv-cache-dtype", int8[i]), 0);
+        assert_string_equal(o->kv_cache_dtype, "int8");
+    }
 }
 
 static void adapters_come_as_names_and_as_json(void **state)
@@ -132,7 +138,7 @@ static void adapters_come_as_names_and_as_json(void **state)
 static void what_this_build_lacks_is_refused_in_one_line(void **state)
 {
     (void)state;
-    static char *const flags[][2] = {{"--quantization", "awq"},  {"--kv-cache-dtype", "int8"},
+    static char *const flags[][2] = {{"--quantization", "awq"},  {"--kv-cache-dtype", "fp8"},
                                      {"--device", "cuda"},       {"-tp", "2"},
                                      {"--tokenizer", "other"},   {"--block-size", "24"},
                                      {"--dtype", "float16"},     {"--max-num-seqs", "0"},
