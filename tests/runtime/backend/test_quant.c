@@ -159,8 +159,8 @@ static void a_panel_takes_about_the_bytes_of_its_file(void **state)
     }
 }
 
-/* Half a step away at most, and what rounding the step to float16 moves: 127 * 2^-11 of it. The largest code of
- * four bits is 7, so values beyond it are clipped by up to a step. */
+/* Half a step away at most, and what rounding the step to float16 moves: 127 * 2^-11 of it. The largest code
+ * of four bits is 7, so values beyond it are clipped by up to a step. */
 static void rounding_is_to_the_nearest_step(void **state)
 {
     (void)state;
