@@ -302,8 +302,8 @@ class OneServer(unittest.TestCase):
         self.assert_room()
 
     def test_a_deadline_frees_its_blocks(self):
-        for i in range(8):
-            serve.refused(self, lambda seconds=0.001 + 0.003 * i: self.server.inference.Generate(
+        for i in range(8):   # at most 4 ms: 480 steps of a tiny model take some 20
+            serve.refused(self, lambda seconds=0.0005 * (i + 1): self.server.inference.Generate(
                 long_request(480), timeout=seconds), Code.DEADLINE_EXCEEDED)
         self.assert_room()
 
