@@ -458,8 +458,9 @@ class Ending(unittest.TestCase):
 
     def test_what_outlasts_the_drain_is_cut_off(self):
         with serve.Server(GRANITE, ["--drain-seconds", 0, "--max-num-seqs", 1]) as server:
-            calls = [server.inference.GenerateStream(long_request(480)) for _ in range(60)]
+            calls = [server.inference.GenerateStream(long_request(480))]
             next(calls[0])
+            calls += [server.inference.GenerateStream(long_request(480)) for _ in range(60)]   # a second's work
             server.process.send_signal(signal.SIGTERM)
             self.assertEqual(server.process.wait(WAIT_S), 0)
             serve.refused(self, lambda: calls[-1], Code.UNAVAILABLE)
