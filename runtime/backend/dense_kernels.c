@@ -57,16 +57,6 @@ ALWAYS void tile_end(const tile *t, rc_vf acc[][VECTORS], int rows)
     }
 }
 
-ALWAYS void step_f32(rc_vf acc[][VECTORS], const rc_vf w[VECTORS], const float *x, int rows)
-{
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
-        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) acc[r][v] = rc_vf_fma(a, w[v], acc[r][v]);
-    }
-}
-
 /* A float32 panel, or a widened bf16 one. */
 ALWAYS void tile_f32(const tile *t, int rows)
 {
@@ -135,14 +125,7 @@ ALWAYS void tile_dot(const tile *t, int rows)
         ahead = prefetch_pair(ahead, t->ahead_step);
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) b[v] = (__m512bh)_mm512_loadu_si512(w + 32 * v);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            int pair;
-            memcpy(&pair, x + r * (RT_X_STRIDE / sizeof *x), sizeof pair);
-            __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, b[v]);
-        }
+        step_dot(acc, b, x, rows);
     }
     tile_end(t, acc, rows);
 }

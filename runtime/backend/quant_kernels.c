@@ -75,12 +75,7 @@ ALWAYS void run_f32(rc_vf sum[][VECTORS], const float *w, const float *x, uint32
         rc_vf b[VECTORS];
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) b[v] = rc_vf_load(w + 16 * v);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_fma(a, b[v], sum[r][v]);
-        }
+        step_f32(sum, b, x, rows);
     }
 }
 
@@ -91,14 +86,7 @@ ALWAYS void run_dot(rc_vf sum[][VECTORS], const uint16_t *w, const uint16_t *x, 
         __m512bh b[VECTORS];
 #pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) b[v] = (__m512bh)_mm512_loadu_si512(w + 32 * v);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            int pair;
-            memcpy(&pair, x + r * (RT_X_STRIDE / sizeof *x), sizeof pair);
-            __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], a, b[v]);
-        }
+        step_dot(sum, b, x, rows);
     }
 }
 #endif

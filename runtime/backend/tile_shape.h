@@ -1,5 +1,5 @@
 /* runtime/backend/tile_shape.h - what the files of dense kernels share: how much of a product is in registers
- * together. Only for files that mica_kernels() compiles. */
+ * together, and a step of it. Only for files that mica_kernels() compiles. */
 #ifndef RUNTIME_BACKEND_TILE_SHAPE_H
 #define RUNTIME_BACKEND_TILE_SHAPE_H
 
@@ -40,6 +40,32 @@ enum { STRIPE = 16 * VECTORS };       /* columns of a tile */
 #define TILES(kind) \
     TILE(kind, 1) TILE(kind, 2) \
     static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2};
+#endif
+
+/* One k into each accumulator: x's rows, RT_X_STRIDE bytes apart, by `w`'s columns. */
+ALWAYS void step_f32(rc_vf acc[][VECTORS], const rc_vf w[VECTORS], const float *x, int rows)
+{
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) acc[r][v] = rc_vf_fma(a, w[v], acc[r][v]);
+    }
+}
+
+#if DOT
+/* One pair of k. */
+ALWAYS void step_dot(rc_vf acc[][VECTORS], const __m512bh w[VECTORS], const uint16_t *x, int rows)
+{
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        int pair;
+        memcpy(&pair, x + r * (RT_X_STRIDE / sizeof *x), sizeof pair);
+        __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, w[v]);
+    }
+}
 #endif
 
 static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
