@@ -1,5 +1,5 @@
-/* Quantised matrices: every format and family against the values that the GGUF reader, which knows nothing of
- * panels, finds in the same blocks. */
+/* Quantised matrices: every format and family against the values that the GGUF reader finds in the same
+ * blocks: it knows nothing of panels, and test_gguf holds it to recorded bits. */
 #include "tests/runtime/backend/backend_support.h"
 
 #include "runtime/backend/matrix.h"
