@@ -236,6 +236,9 @@ MICA_API rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bo
  * the text before each token's, as in mica_token. */
 MICA_API rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool skip_special,
                                  char **text, size_t *bytes, size_t *offsets, rc_msg *err);
+/* RC_OK; or RC_UNAVAILABLE and the line: a device or a rank failed, so nothing can run any more. What was
+ * running has ended as MICA_FAILED; all that is left is mica_close(). */
+MICA_API rc_code mica_status(const mica *m, rc_msg *err);
 MICA_API mica_stats mica_get_stats(const mica *m);
 MICA_API mica_info mica_get_info(const mica *m);
 

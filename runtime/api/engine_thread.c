@@ -71,6 +71,13 @@ static void update_stats(mica *m)
                             .adapters_resident = resident};
 }
 
+/* The lock is held. */
+static void notice_loss(mica *m)
+{
+    if (m->is_lost || rt_engine_status(m->engine, &m->why_lost) == RC_OK) return;
+    m->is_lost = true;
+}
+
 void *mica__run(void *arg)
 {
     mica *m = arg;
@@ -89,6 +96,7 @@ void *mica__run(void *arg)
         rt_choice *news = rt_engine_take_news(m->engine);
         pthread_mutex_lock(&m->lock);
         update_stats(m);
+        notice_loss(m);
         mica__publish(m, news);
     }
     pthread_mutex_unlock(&m->lock);

@@ -220,6 +220,10 @@ static rc_code make_request(mica *m, const mica_request *q, rt_request **out, rc
 static rc_code queue_request(mica *m, const mica_request *q, rt_request *r, rc_msg *err)
 {
     adapter_content *adapter = NULL;
+    if (m->is_lost) {
+        if (err) *err = m->why_lost;
+        return RC_UNAVAILABLE;
+    }
     if (q->model && strcmp(q->model, m->model_name)) {
         adapter = mica__find_name(m, q->model);
         if (!adapter)
@@ -270,6 +274,16 @@ void mica_cancel(mica *m, uint64_t id)
 }
 
 /* ---- queries ---- */
+
+rc_code mica_status(const mica *m, rc_msg *err)
+{
+    mica *unlocked = (mica *)m;
+    pthread_mutex_lock(&unlocked->lock);
+    rc_code code = m->is_lost ? RC_UNAVAILABLE : RC_OK;
+    if (m->is_lost && err) *err = m->why_lost;
+    pthread_mutex_unlock(&unlocked->lock);
+    return code;
+}
 
 mica_stats mica_get_stats(const mica *m)
 {

@@ -70,7 +70,8 @@ struct mica {
     /* under the lock */
     pthread_mutex_t lock;
     pthread_cond_t work, news_came, op_ended;
-    bool stopping, woken;
+    bool stopping, woken, is_lost;
+    rc_msg why_lost;
     rt_request *commands, *commands_tail;
     mica__op *op;
     rt_request *news, *news_tail;

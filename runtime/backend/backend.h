@@ -22,13 +22,14 @@
 #include "paged_kv/paged_attn.h"
 #include "proto/dtype.h"
 #include "proto/rc.h"
+#include "runtime/backend/group.h"
 #include "runtime/backend/quant.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 2 };
+enum { RT_BACKEND_ABI = 3 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -45,6 +46,8 @@ typedef struct rt_device_options {
     kv_layout kv;           /* blocks' geometry */
     uint32_t kv_blocks;
     uint32_t heads;         /* query heads */
+    rt_group *group;        /* NULL: alone; else the other ranks, each with a shard of its own. Borrowed */
+    uint32_t ordinal;       /* which of the host's devices; the CPU is one */
 } rt_device_options;
 
 /* A product y = x W^T (+ bias), and the adapters' deltas on top. */
@@ -134,8 +137,17 @@ typedef struct rt_backend {
                       uint32_t count);
     /* x /= divisor, a true division; rows of `width` at `stride` */
     void (*divide)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
+    /* Over all ranks of the device's group, which call them in one order (group.h says what they give, and in
+     * which order a sum is made); no-ops for a device that is alone. */
+    void (*all_reduce)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width);
+    void (*gather_columns)(rt_device *d, float *y, size_t stride, uint32_t rows, uint32_t width);
     /* Host view of `rows` rows of a device buffer, valid until the next op that writes them. */
     const float *(*host_rows)(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
+
+    /* RC_OK, or why no result since the last RC_OK can be believed: the device failed, or another rank of
+     * its group did. For good: a device that failed can only be closed. Asked once a step, after its results
+     * are on the host; waits for nothing. */
+    RC_MUST_CHECK rc_code (*status)(rt_device *d, rc_msg *msg);
 
     /* Host work spread over the device's threads (sampling). */
     void (*parallel)(rt_device *d, rt_task task, void *arg);

@@ -244,6 +244,24 @@ static const float *cpu_host_rows(rt_device *d, const float *buffer, size_t stri
     return buffer;
 }
 
+static void cpu_all_reduce(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width)
+{
+    rt_group *g = d->options.group;
+    if (g) (void)g->ops->all_reduce(g, x, stride, rows, width); /* a failure stays in its status */
+}
+
+static void cpu_gather_columns(rt_device *d, float *y, size_t stride, uint32_t rows, uint32_t width)
+{
+    rt_group *g = d->options.group;
+    if (g) (void)g->ops->gather_columns(g, y, stride, rows, width);
+}
+
+static rc_code cpu_status(rt_device *d, rc_msg *msg)
+{
+    rt_group *g = d->options.group;
+    return g ? g->ops->status(g, msg) : RC_OK;
+}
+
 static void cpu_parallel(rt_device *d, rt_task task, void *arg) { rt_pool_run(d->pool, task, arg); }
 
 static uint32_t cpu_threads(const rt_device *d) { return d->sizes.threads; }
@@ -281,7 +299,10 @@ const rt_backend *rt_backend_cpu(void)
         .add_scaled = rt_cpu__add_scaled,
         .keep_rows = rt_cpu__keep_rows,
         .divide = rt_cpu__divide,
+        .all_reduce = cpu_all_reduce,
+        .gather_columns = cpu_gather_columns,
         .host_rows = cpu_host_rows,
+        .status = cpu_status,
         .parallel = cpu_parallel,
         .threads = cpu_threads,
     };

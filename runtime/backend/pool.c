@@ -1,15 +1,10 @@
 #include "runtime/backend/pool.h"
 
-#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdbool.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-/* About 30 to 100 microseconds of `pause`, by CPU. */
-enum { SPINS = 2000 };
+#include "runtime/backend/futex.h"
 
 typedef struct worker {
     rt_pool *pool;
@@ -34,25 +29,6 @@ struct rt_pool {
     worker *workers; /* of parts 1 .. threads - 1 */
 };
 
-static inline void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-static void futex_wait(_Atomic uint32_t *word, uint32_t value)
-{
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-}
-
-static void futex_wake(_Atomic uint32_t *word, int count)
-{
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
-}
-
 uint32_t rt_pool_cores(void)
 {
     cpu_set_t set;
@@ -65,10 +41,10 @@ static void wait_for_epoch(rt_pool *p, uint32_t seen)
 {
     for (uint32_t i = 0; i < p->spins; i++) {
         if (atomic_load_explicit(&p->epoch, memory_order_acquire) != seen) return;
-        relax();
+        rt_futex_relax();
     }
     atomic_fetch_add(&p->sleepers, 1);
-    while (atomic_load(&p->epoch) == seen) futex_wait(&p->epoch, seen);
+    while (atomic_load(&p->epoch) == seen) rt_futex_wait(&p->epoch, seen);
     atomic_fetch_sub(&p->sleepers, 1);
 }
 
@@ -76,17 +52,17 @@ static void wait_for_workers(rt_pool *p)
 {
     for (uint32_t i = 0; i < p->spins; i++) {
         if (atomic_load_explicit(&p->pending, memory_order_acquire) == 0) return;
-        relax();
+        rt_futex_relax();
     }
     atomic_store(&p->caller_sleeps, 1);
-    for (uint32_t left; (left = atomic_load(&p->pending)) != 0;) futex_wait(&p->pending, left);
+    for (uint32_t left; (left = atomic_load(&p->pending)) != 0;) rt_futex_wait(&p->pending, left);
     atomic_store(&p->caller_sleeps, 0);
 }
 
 static void start_epoch(rt_pool *p)
 {
     atomic_fetch_add(&p->epoch, 1);
-    if (atomic_load(&p->sleepers)) futex_wake(&p->epoch, INT32_MAX);
+    if (atomic_load(&p->sleepers)) rt_futex_wake(&p->epoch, INT32_MAX);
 }
 
 static void *worker_main(void *arg)
@@ -98,7 +74,7 @@ static void *worker_main(void *arg)
         if (p->stopping) return NULL;
         p->task(p->arg, w->part, p->threads);
         uint32_t before = atomic_fetch_sub(&p->pending, 1);
-        if (before == 1 && atomic_load(&p->caller_sleeps)) futex_wake(&p->pending, 1);
+        if (before == 1 && atomic_load(&p->caller_sleeps)) rt_futex_wake(&p->pending, 1);
     }
 }
 
@@ -118,7 +94,7 @@ rc_code rt_pool_create(uint32_t threads, rt_pool **out, rc_msg *msg)
     if (!p) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a pool of %u threads", threads);
     memset(p, 0, sizeof *p);
     p->threads = threads;
-    p->spins = threads <= rt_pool_cores() ? SPINS : 1;
+    p->spins = threads <= rt_pool_cores() ? RT_FUTEX_SPINS : 1;
     p->workers = calloc(threads, sizeof *p->workers);
     uint32_t started = 0;
     if (!p->workers) goto fail;

@@ -225,6 +225,7 @@ rc_code rt__batch_submit(rt_batch *b, bool *moved, rc_msg *msg)
         if (!has_room) return RC_OK;
         rc_code code = submit_prompt(b, job);
         if (code == RC_RESOURCE_EXHAUSTED && b->inside) return RC_OK;
+        if (code == RC_UNAVAILABLE) RC_TRY(mica_status(b->m, msg));
         if (code != RC_OK) fail_job(b, job, code);
         *moved = true;
     }
@@ -249,6 +250,7 @@ static void note_loss(rt_batch *b, rt_batch_job *job, const mica_event *e)
 rc_code rt__batch_on_event(rt_batch *b, const mica_event *e, rc_msg *msg)
 {
     rt_batch_job *job = e->user;
+    if (e->finish == MICA_FAILED) RC_TRY(mica_status(b->m, msg)); /* what is left has no answer: --resume */
     if (job->code == RC_OK && (e->finish == MICA_FAILED || e->finish == MICA_CANCELLED)) {
         note_loss(b, job, e);
     } else if (job->code == RC_OK) {

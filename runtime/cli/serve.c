@@ -61,10 +61,15 @@ static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
     return rt__engine_flags_finish(&f->engine, msg);
 }
 
-static void wait_for_signal(void)
+/* Errors UNAVAILABLE: the engine is lost. */
+static rc_code wait_for_signal(const mica *m, rc_msg *msg)
 {
     const struct timespec pause = {0, SIGNAL_LOOK_MS * 1000000};
-    while (!rt__interrupt_signal()) nanosleep(&pause, NULL);
+    while (!rt__interrupt_signal()) {
+        RC_TRY(mica_status(m, msg));
+        nanosleep(&pause, NULL);
+    }
+    return RC_OK;
 }
 
 /* While the model loads a signal ends the process at once; from `ready` on it drains, and a second one ends
@@ -80,11 +85,13 @@ static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
     bool is_v6 = strchr(f->server.host, ':') != NULL;
     rt_progress_line(&console->progress, is_v6 ? "ready grpc=[%s]:%u" : "ready grpc=%s:%u", f->server.host,
                      rt_server_grpc_port(s));
-    wait_for_signal();
-    rt_progress_line(&console->progress, "draining for at most %u s", f->server.drain_seconds);
-    rt_server_drain(s);
+    rc_code code = wait_for_signal(*m, msg);
+    if (code == RC_OK) {
+        rt_progress_line(&console->progress, "draining for at most %u s", f->server.drain_seconds);
+        rt_server_drain(s);
+    }
     rt_server_close(s);
-    return RC_OK;
+    return code;
 }
 
 static int work(serve_flags *f, rt_console *console)

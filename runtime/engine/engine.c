@@ -25,6 +25,8 @@ struct rt_engine {
     size_t scratch_bytes;
     rt_choice *news;
     rt_engine_stats stats;
+    bool is_lost;
+    rc_msg why_lost;
 };
 
 /* ---- life ---- */
@@ -179,6 +181,11 @@ void rt_engine_submit(rt_engine *e, rt_request *r)
 {
     if (r->adapter) adapter_hold(e->adapters, r->adapter);
     r->salt_id = 0;
+    if (e->is_lost) {
+        r->error = e->why_lost;
+        fail_request(e, r);
+        return;
+    }
     if (r->salt_bytes && kv_salt_intern(e->cache, r->salt, r->salt_bytes, &r->salt_id, &r->error) != RC_OK) {
         fail_request(e, r);
         return;
@@ -335,22 +342,39 @@ static void take_item(rt_engine *e, const logit_item *item)
     take_token(e, c);
 }
 
-static void sample(rt_engine *e, const rt_step *step)
+/* False, with everything ended, where the step's results can't be believed. */
+static bool device_is_well(rt_engine *e)
+{
+    const rt_exec *x = &e->o.exec;
+    if (x->status(x->ctx, &e->why_lost) == RC_OK) return true;
+    e->is_lost = true;
+    for (uint32_t i = 0; i < e->o.seqs_max; i++) {
+        if (!e->choice_of[i]) continue;
+        e->choice_of[i]->request->error = e->why_lost;
+        fail_request(e, e->choice_of[i]->request);
+    }
+    return false;
+}
+
+static bool sample(rt_engine *e, const rt_step *step)
 {
     const rt_exec *x = &e->o.exec;
     RC_ASSERT(e->items_count == step->logit_rows_count);
     for (uint32_t first = 0; first < e->items_count; first += x->logits_max) {
         uint32_t count = e->items_count - first < x->logits_max ? e->items_count - first : x->logits_max;
         logits_task task = { e, x->logits(x->ctx, step, first, count), first, count };
+        if (!device_is_well(e)) return false;
         x->parallel(x->ctx, read_logits, &task);
     }
+    if (!e->items_count && !device_is_well(e)) return false;
     for (uint32_t i = 0; i < e->items_count; i++) take_item(e, &e->items[i]);
+    return true;
 }
 
 bool rt_engine_step(rt_engine *e)
 {
     const rt_sched_entry *entries;
-    uint32_t count = rt_sched_plan(e->sched, &entries);
+    uint32_t count = e->is_lost ? 0 : rt_sched_plan(e->sched, &entries);
     const rt_step *step;
     if (!count) return false;
     e->items_count = 0;
@@ -359,13 +383,20 @@ bool rt_engine_step(rt_engine *e)
     step = rt_batch_end(e->batch);
     e->o.exec.forward(e->o.exec.ctx, step);
     for (uint32_t i = 0; i < count; i++) rt_sched_committed(e->sched, &entries[i]);
-    sample(e, step);
+    if (!sample(e, step)) return false;
     e->stats.steps++;
     e->stats.rows += step->rows;
     return true;
 }
 
 /* ---- queries ---- */
+
+rc_code rt_engine_status(const rt_engine *e, rc_msg *msg)
+{
+    if (!e->is_lost) return RC_OK;
+    if (msg) *msg = e->why_lost;
+    return RC_UNAVAILABLE;
+}
 
 rt_engine_stats rt_engine_get_stats(const rt_engine *e)
 {

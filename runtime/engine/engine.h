@@ -45,8 +45,13 @@ void rt_engine_cancel_choice(rt_engine *e, rt_choice *c);
 /* The adapter can't be brought into a slot: ends what waits for it, as MICA_FAILED. */
 void rt_engine_fail_adapter(rt_engine *e, const adapter_content *adapter);
 
-/* One step. False: nothing could run (nothing is there, or all wait for an adapter to be brought in). */
+/* One step. False: nothing could run (nothing is there, all wait for an adapter to be brought in, or the
+ * engine is lost). */
 bool rt_engine_step(rt_engine *e);
+
+/* RC_OK, or RC_UNAVAILABLE: the device failed in a step. All that was inside has ended as MICA_FAILED, and so
+ * does whatever still comes. */
+RC_MUST_CHECK rc_code rt_engine_status(const rt_engine *e, rc_msg *msg);
 
 /* Choices with new tokens or an end since the last call, linked by next_news; NULL: none. The list belongs
  * to the caller; a choice whose finish is set comes a last time, and when its request's choices_alive is 0

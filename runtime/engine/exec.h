@@ -18,6 +18,8 @@ typedef struct rt_exec {
     void (*copy_rows)(void *ctx, uint32_t from_block, uint32_t to_block, uint32_t rows);
     void (*forward)(void *ctx, const rt_step *step);
     const float *(*logits)(void *ctx, const rt_step *step, uint32_t first, uint32_t count);
+    /* RC_OK, or why the last forward's results can't be believed; for good (rt_backend.status). */
+    rc_code (*status)(void *ctx, rc_msg *msg);
     rc_code (*adapter_attach)(void *ctx, uint32_t slot, const adapter_weights *w, rc_msg *msg);
     void (*adapter_detach)(void *ctx, uint32_t slot);
     void (*parallel)(void *ctx, rt_task task, void *arg);

@@ -18,6 +18,12 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
     return rt_model_logits(m->model, step, first, count);
 }
 
+static rc_code status(void *ctx, rc_msg *msg)
+{
+    rt_exec_model *m = ctx;
+    return m->backend->status(m->device, msg);
+}
+
 static rc_code adapter_attach(void *ctx, uint32_t slot, const adapter_weights *w, rc_msg *msg)
 {
     rt_exec_model *m = ctx;
@@ -44,6 +50,7 @@ void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t vocab, uint32_
                       .copy_rows = copy_rows,
                       .forward = forward,
                       .logits = logits,
+                      .status = status,
                       .adapter_attach = adapter_attach,
                       .adapter_detach = adapter_detach,
                       .parallel = parallel,

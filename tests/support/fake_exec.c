@@ -100,6 +100,7 @@ static void forward(void *ctx, const rt_step *s)
     fake_exec *f = ctx;
     uint32_t *slot_of = malloc((s->rows + 1) * sizeof *slot_of), rows = 0;
     RC_ASSERT(slot_of);
+    f->steps++;
     check_groups(f, &s->kv);
     slots_of_rows(f, s, slot_of);
     for (uint32_t i = 0; i < s->kv.spans_count; i++) {
@@ -114,8 +115,10 @@ static const float *logits(void *ctx, const rt_step *s, uint32_t first, uint32_t
 {
     fake_exec *f = ctx;
     RC_ASSERT(count <= f->logits_max);
+    uint64_t nonsense = f->fails_at && f->steps >= f->fails_at ? POISON : 0;
     for (uint32_t i = 0; i < count; i++)
-        fake_logits(f->step_rows[s->logit_rows[first + i]], f->vocab, f->logits + (size_t)i * f->vocab);
+        fake_logits(f->step_rows[s->logit_rows[first + i]] ^ nonsense, f->vocab,
+                    f->logits + (size_t)i * f->vocab);
     return f->logits;
 }
 
@@ -125,6 +128,14 @@ static void copy_rows(void *ctx, uint32_t from, uint32_t to, uint32_t rows)
     RC_ASSERT(from != to && rows > 0 && rows < f->block_tokens);
     memcpy(f->rows + (size_t)to * f->block_tokens, f->rows + (size_t)from * f->block_tokens,
            rows * sizeof *f->rows);
+}
+
+static rc_code status(void *ctx, rc_msg *msg)
+{
+    const fake_exec *f = ctx;
+    if (!f->fails_at || f->steps < f->fails_at) return RC_OK;
+    return rc_fail(RC_UNAVAILABLE, msg, "the fake device failed in step %llu",
+                   (unsigned long long)f->fails_at);
 }
 
 static rc_code attach(void *ctx, uint32_t slot, const adapter_weights *w, rc_msg *msg)
@@ -153,7 +164,8 @@ static void parallel(void *ctx, rt_task task, void *arg)
 void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, uint32_t slots_max,
                       uint32_t vocab, uint32_t rows_max, rt_exec *exec)
 {
-    *f = (fake_exec){ blocks_max, block_tokens, slots_max, vocab, 3, NULL, NULL, NULL, NULL };
+    *f = (fake_exec){ .blocks_max = blocks_max, .block_tokens = block_tokens, .slots_max = slots_max,
+                      .vocab = vocab, .logits_max = 3 };
     f->rows = malloc((size_t)blocks_max * block_tokens * sizeof *f->rows);
     f->slots = malloc(slots_max * sizeof *f->slots);
     f->step_rows = malloc(rows_max * sizeof *f->step_rows);
@@ -167,6 +179,7 @@ void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, 
                       .copy_rows = copy_rows,
                       .forward = forward,
                       .logits = logits,
+                      .status = status,
                       .adapter_attach = attach,
                       .adapter_detach = detach,
                       .parallel = parallel,

@@ -18,6 +18,8 @@ typedef struct fake_exec {
     uint64_t *slots;     /* [slots_max] what is attached; 0: nothing */
     uint64_t *step_rows; /* [rows_max] what the rows of the last step came to */
     float *logits;       /* [logits_max * vocab] */
+    uint64_t steps;      /* run so far */
+    uint64_t fails_at;   /* the device fails in this step, for good; 0: never */
 } fake_exec;
 
 void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, uint32_t slots_max,

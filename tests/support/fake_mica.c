@@ -331,6 +331,12 @@ rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool sk
     return RC_OK;
 }
 
+rc_code mica_status(const mica *m, rc_msg *err)
+{
+    (void)m, (void)err;
+    return RC_OK;
+}
+
 mica_stats mica_get_stats(const mica *m)
 {
     return m->stats;

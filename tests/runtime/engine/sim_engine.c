@@ -255,6 +255,7 @@ static void open_sim(sim *s, uint64_t seed)
     o->eos = eos;
     o->eos_count = 1;
     fake_exec_create(&s->device, o->blocks_max, o->block_tokens, o->slots_max, VOCAB, o->rows_max, &s->exec);
+    if (!roll(s, 8)) s->device.fails_at = 1 + roll(s, 300);
     o->exec = s->exec;
     RC_ASSERT(rt_engine_create(o, &s->engine, &msg) == RC_OK);
     s->limits = (rt_request_limits){.vocab = VOCAB,
@@ -278,6 +279,9 @@ static void step(sim *s, bool closing)
     bool ran = rt_engine_step(s->engine);
     read_news(s);
     rt_engine_check(s->engine);
+    bool is_lost = s->device.fails_at && s->device.steps >= s->device.fails_at;
+    RC_ASSERT((rt_engine_status(s->engine, NULL) == RC_OK) == !is_lost);
+    RC_ASSERT(!is_lost || (!ran && !unfinished(s)));
     s->steps += ran;
     s->idle = ran || !unfinished(s) ? 0 : s->idle + 1;
     RC_ASSERT(s->idle < 2000); /* something waits for an event that never comes */
