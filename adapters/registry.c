@@ -228,6 +228,7 @@ uint32_t adapter_pin(adapter_registry *r, adapter_content *c)
 }
 
 bool adapter_is_coming(const adapter_content *c) { return c->slot != ADAPTER_NO_SLOT && !c->resident; }
+bool adapter_is_awaited(const adapter_content *c) { return c->holds > c->pins; }
 
 void adapter_unpin(adapter_registry *r, adapter_content *c)
 {

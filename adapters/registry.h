@@ -65,6 +65,8 @@ void adapter_release(adapter_registry *r, adapter_content *c);
 uint32_t adapter_pin(adapter_registry *r, adapter_content *c);
 /* Whether a job for c is planned or under way. */
 bool adapter_is_coming(const adapter_content *c);
+/* Whether more hold it than have it pinned. */
+bool adapter_is_awaited(const adapter_content *c);
 void adapter_unpin(adapter_registry *r, adapter_content *c);
 
 /* Next planned job that nobody has taken. False: none. */

@@ -162,6 +162,7 @@ typedef struct mica_prompt {
     uint32_t cached_tokens;      /* of the first choice, when first admitted */
     const char *adapter;         /* NULL: base */
     uint32_t activation;         /* first adapted position, or MICA_NEVER */
+    int64_t admitted_ns;         /* CLOCK_MONOTONIC, when first admitted; 0: not yet */
     const mica_token *logprobs;  /* [count] with prompt_logprobs, the first without value; else NULL */
 } mica_prompt;
 
@@ -204,6 +205,8 @@ typedef struct mica_info {
 typedef struct mica_adapter {
     int64_t id;                  /* above 0; a name that is loaded again gets a new one */
     const char *name, *path;
+    bool is_resident;            /* in a slot, after the last step */
+    bool is_awaited;             /* requests for it wait to be admitted */
 } mica_adapter;
 
 MICA_API rc_code mica_open(const mica_options *options, mica **out, rc_msg *err);

@@ -52,10 +52,13 @@ static void serve_adapters(mica *m)
 static void update_stats(mica *m)
 {
     rt_engine_stats s = rt_engine_get_stats(m->engine);
-    const adapter_registry *r = rt_engine_adapters(m->engine);
-    uint32_t resident = 0, known = adapter_registry_count(r);
-    for (uint32_t i = 0; i < known; i++)
-        resident += adapter_content_slot(adapter_registry_at(r, i)) != ADAPTER_NO_SLOT;
+    uint32_t resident = 0;
+    for (uint32_t i = 0; i < m->names_count; i++) {
+        mica__name *n = &m->names[i];
+        n->is_resident = adapter_content_slot(n->content) != ADAPTER_NO_SLOT;
+        n->is_awaited = adapter_is_awaited(n->content);
+        resident += n->is_resident;
+    }
     m->stats = (mica_stats){.running = s.sched.running,
                             .waiting = s.sched.waiting,
                             .prompt_tokens = s.prompt_tokens,
@@ -67,7 +70,7 @@ static void update_stats(mica *m)
                             .blocks_total = m->plan.engine.blocks_max,
                             .blocks_live = s.cache.blocks_live,
                             .blocks_cached = s.cache.blocks_cached,
-                            .adapters_known = known,
+                            .adapters_known = m->names_count,
                             .adapters_resident = resident};
 }
 

@@ -46,6 +46,7 @@ typedef struct mica__name {
     char name[ADAPTER_NAME_BYTES_MAX + 1];
     char *path;
     int64_t id;
+    bool is_resident, is_awaited; /* after the last step */
     adapter_content *content;
 } mica__name;
 

@@ -66,6 +66,7 @@ void mica__publish(mica *m, rt_choice *news)
         c->published_count = c->generated_count;
         c->published_finish = c->finish;
         r->cached_published = r->cached_tokens;
+        r->admitted_published = r->admitted_ns;
         if (!c->ended) queue_news(m, r);
         if (r->choices_alive == 0 && !r->engine_done) {
             r->engine_done = true;
@@ -124,6 +125,7 @@ static void make_event(mica *m, rt_choice *c, mica_event *event)
     rt_text text = { m->event_text, 0, MICA__EVENT_TEXT_BYTES };
     int stop;
     r->prompt_view.cached_tokens = r->cached_published;
+    r->prompt_view.admitted_ns = r->admitted_published;
     pthread_mutex_unlock(&m->lock);
     stop = take_tokens(m, c, count, finish, &text);
     if (stop < 0 && c->consumed < count) finish = MICA_RUNNING; /* the rest comes with the next event */

@@ -25,6 +25,8 @@ static const rt_flag own[] = {
     TEXT("host", host, "ADDRESS", "where to listen (127.0.0.1)"),
     {"grpc-port", NULL, RT_FLAG_U32, SERVER(grpc_port), "N", "0: any free one (50051)", 0, PORT_MAX, NULL,
      NULL},
+    {"port", NULL, RT_FLAG_U32, SERVER(http_port), "N", "of HTTP; 0: any free one (8000)", 0, PORT_MAX, NULL,
+     NULL},
     TEXT("lora-root", lora_root, "DIR", "LoadLora reads below it (nothing is loaded)"),
     {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
      DRAIN_MAX, NULL, NULL},
@@ -37,7 +39,8 @@ enum { OWN = sizeof own / sizeof *own };
 static void print_help(const rt_flag_set *sets, size_t count)
 {
     printf("usage: mica serve MODEL [flags]\n\n"
-           "Serves a model and its adapters over gRPC: vllm.Inference and vllm.Control.\n"
+           "Serves a model and its adapters over gRPC: vllm.Inference and vllm.Control;\n"
+           "/metrics, /health and /version over HTTP.\n"
            "Says on stderr when it is ready; SIGTERM drains it.\n\n");
     rt_flags_help(sets, count, stdout);
 }
@@ -82,9 +85,11 @@ static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
     rt__console_loaded(console);
     RC_TRY(rt_server_open(&f->server, *m, &s, msg));
     rt__interrupt_watch();
-    bool is_v6 = strchr(f->server.host, ':') != NULL;
-    rt_progress_line(&console->progress, is_v6 ? "ready grpc=[%s]:%u" : "ready grpc=%s:%u", f->server.host,
-                     rt_server_grpc_port(s));
+    const char *host = f->server.host;
+    bool is_v6 = strchr(host, ':') != NULL;
+    rt_progress_line(&console->progress,
+                     is_v6 ? "ready grpc=[%s]:%u http=[%s]:%u" : "ready grpc=%s:%u http=%s:%u", host,
+                     rt_server_grpc_port(s), host, rt_server_http_port(s));
     rc_code code = wait_for_signal(*m, msg);
     if (code == RC_OK) {
         rt_progress_line(&console->progress, "draining for at most %u s", f->server.drain_seconds);
@@ -105,7 +110,8 @@ static int work(serve_flags *f, rt_console *console)
 
 int rt_command_serve(int argc, char **argv)
 {
-    serve_flags f = {.server = {.host = "127.0.0.1", .grpc_port = 50051, .drain_seconds = 30}};
+    serve_flags f = {
+        .server = {.host = "127.0.0.1", .grpc_port = 50051, .http_port = 8000, .drain_seconds = 30}};
     rt_flag_set sets[1 + RT_ENGINE_SETS] = {{NULL, own, OWN, &f}};
     rt_texts rest = {0};
     rt_console console;

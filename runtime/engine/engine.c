@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "adapters/activation.h"
+#include "runtime/base/clock.h"
 #include "runtime/engine/batch.h"
 
 /* A row of logits and what is wanted of it. */
@@ -236,6 +237,7 @@ static uint32_t first_logit(const rt_choice *c, const rt_sched_entry *entry)
 static void add_entry(rt_engine *e, const rt_sched_entry *entry)
 {
     rt_choice *c = e->choice_of[entry->seq];
+    if (!c->request->admitted_ns) c->request->admitted_ns = rt_now_ns();
     rt_batch_entry row = {.tokens = c->tokens,
                           .position = entry->position,
                           .rows = entry->rows,

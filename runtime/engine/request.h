@@ -74,6 +74,7 @@ struct rt_request {
     uint32_t prompt_scored;      /* rows of the prompt whose log probabilities are known */
     mica_token *prompt_logprob;  /* [prompt_count], or NULL */
     uint32_t cached_tokens;
+    int64_t admitted_ns;         /* 0: not yet */
     rc_msg error;                /* with MICA_FAILED */
     rt_choice *choices;
     /* owner's */
@@ -81,6 +82,7 @@ struct rt_request {
     bool wants_submit, wants_cancel, in_commands, in_news, engine_done;
     rt_request *next_command, *next_news, *next_done, *next_by_id;
     uint32_t cached_published;
+    int64_t admitted_published;
     mica_prompt prompt_view;     /* poller's */
 };
 

@@ -93,6 +93,36 @@ static void make_instance_id(rt_server *s)
     for (size_t i = 0; i < sizeof bytes; i++) snprintf(s->instance_id + 2 * i, 3, "%02x", bytes[i]);
 }
 
+/* ---- HTTP ---- */
+
+static uint32_t metrics_page(void *server, rt_bytes *out)
+{
+    rt_server *s = server;
+    rt__metrics_write(s->metrics, s->m, out);
+    return 200;
+}
+
+static uint32_t health_page(void *server, rt_bytes *out)
+{
+    rt_server *s = server;
+    (void)out;
+    return atomic_load(&s->is_draining) ? 503 : 200;
+}
+
+static uint32_t version_page(void *server, rt_bytes *out)
+{
+    (void)server;
+    rt_bytes_add_text(out, "{\"version\":\"" MICA_VERSION "\"}\n");
+    return 200;
+}
+
+static const rt_http_page http_pages[] = {
+    {"/metrics", "text/plain; version=0.0.4; charset=utf-8", metrics_page},
+    {"/health", "text/plain", health_page},
+    {"/version", "application/json", version_page},
+    {NULL, NULL, NULL},
+};
+
 static rc_code start(rt_server *s, rc_msg *msg)
 {
     rpc_options rpc = {.host = s->o.host,
@@ -111,7 +141,8 @@ static rc_code start(rt_server *s, rc_msg *msg)
     if (pthread_create(&s->poller, NULL, poll_engine, s))
         return rc_fail(RC_INTERNAL, msg, "a thread of the server could not be started");
     s->has_poller = true;
-    return rpc_server_open(&rpc, &s->rpc, &s->port, msg);
+    RC_TRY(rpc_server_open(&rpc, &s->rpc, &s->port, msg));
+    return rt__http_open(s->o.host, s->o.http_port, http_pages, s, &s->http, msg);
 }
 
 rc_code rt_server_open(const rt_server_options *options, mica *m, rt_server **out, rc_msg *msg)
@@ -124,7 +155,8 @@ rc_code rt_server_open(const rt_server_options *options, mica *m, rt_server **ou
     s->is_serving = true;
     make_instance_id(s);
     pthread_mutex_init(&s->lock, NULL);
-    rc_code code = start(s, msg);
+    s->metrics = rt__metrics_create();
+    rc_code code = s->metrics ? start(s, msg) : rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory to serve");
     if (code == RC_OK)
         *out = s;
     else
@@ -135,6 +167,10 @@ rc_code rt_server_open(const rt_server_options *options, mica *m, rt_server **ou
 uint32_t rt_server_grpc_port(const rt_server *s)
 {
     return s->port;
+}
+uint32_t rt_server_http_port(const rt_server *s)
+{
+    return rt__http_port(s->http);
 }
 
 void rt_server_drain(rt_server *s)
@@ -157,6 +193,8 @@ void rt_server_close(rt_server *s)
     atomic_store(&s->is_polling, false);
     if (s->has_poller) pthread_join(s->poller, NULL);
     rt__lora_jobs_destroy(s);
+    rt__http_close(s->http);
+    rt__metrics_destroy(s->metrics);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }

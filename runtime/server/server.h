@@ -1,4 +1,5 @@
-/* runtime/server/server.h - an open engine behind gRPC: vllm.Inference, vllm.Control, health, reflection.
+/* runtime/server/server.h - an open engine behind gRPC: vllm.Inference, vllm.Control, health, reflection;
+ * and HTTP for operators (http.h).
  *
  *     rt_server_open(&options, m, &s, &msg);   answers from here on
  *     rt_server_drain(s);                      health says NOT_SERVING, new work is refused, what runs ends
@@ -17,6 +18,7 @@ typedef struct rt_server rt_server;
 typedef struct rt_server_options {
     const char *host;
     uint32_t grpc_port;    /* 0: any free one */
+    uint32_t http_port;    /* of /metrics, /health, /version; 0: any free one */
     const char *lora_root; /* where LoadLora may read; NULL: nothing can be loaded */
     uint32_t drain_seconds;
     const char *ssl_key_file, *ssl_cert_file, *ssl_ca_certs; /* NULL: no TLS; no certificates of clients */
@@ -25,6 +27,7 @@ typedef struct rt_server_options {
 /* Errors INVALID_ARGUMENT: an option; UNAVAILABLE: the port is taken. */
 RC_MUST_CHECK rc_code rt_server_open(const rt_server_options *options, mica *m, rt_server **out, rc_msg *msg);
 uint32_t rt_server_grpc_port(const rt_server *s);
+uint32_t rt_server_http_port(const rt_server *s);
 void rt_server_drain(rt_server *s); /* returns when nothing is left to answer, or after drain_seconds */
 void rt_server_close(rt_server *s); /* ends what still runs; NULL is allowed */
 

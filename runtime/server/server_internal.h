@@ -9,6 +9,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "runtime/server/http.h"
+#include "runtime/server/metrics.h"
 #include "runtime/server/rpc_core.h"
 #include "runtime/server/server.h"
 
@@ -22,6 +24,8 @@ struct rt_server {
     mica_info info;
     char instance_id[33];
     rpc_server *rpc;
+    rt_metrics *metrics;
+    rt_http *http;
     uint32_t port;
     pthread_t poller;
     bool has_poller;

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "runtime/base/clock.h"
 #include "runtime/server/generate_reply.h"
 #include "runtime/server/generate_request.h"
 #include "runtime/server/server_internal.h"
@@ -24,6 +25,7 @@ struct rt_generation {
     bool is_end_due; /* with this code and text, once the write is out */
     rc_code end_code;
     rc_msg end_msg;
+    rt_request_facts facts; /* for /metrics */
     rt_generate_reply reply;
 };
 
@@ -84,9 +86,30 @@ static void send_if_idle(rt_generation *g)
     rt_bytes_deinit(&message);
 }
 
+static void observe(rt_generation *g, const mica_event *e)
+{
+    rt_request_times *t = &g->facts.times;
+    int64_t now = rt_now_ns(), before = t->last_token;
+    t->admitted = e->prompt->admitted_ns;
+    g->facts.generated_tokens += e->tokens_count;
+    if (e->tokens_count) t->last_token = now;
+    if (e->tokens_count && !before) {
+        t->first_token = now;
+        rt__metrics_first_token(g->server->metrics, (double)(now - t->arrived) * 1e-9);
+    } else if (e->tokens_count) {
+        rt__metrics_next_tokens(g->server->metrics, (double)(now - before) * 1e-9);
+    }
+    if (e->finish == MICA_RUNNING) return;
+    t->ended = now;
+    g->facts.prompt_tokens = e->prompt->count;
+    g->facts.finish = e->finish;
+    rt__metrics_ended(g->server->metrics, &g->facts);
+}
+
 static void gather(rt_generation *g, const mica_event *e)
 {
     rc_msg msg;
+    observe(g, e);
     rc_code code = rt__generate_reply_add(&g->reply, e, &msg);
     if (e->finish == MICA_FAILED) {
         fail(g, RC_INTERNAL, e->error ? e->error->text : "the engine failed");
@@ -196,6 +219,7 @@ static rt_generation *create(rpc_call *c, rt_server *s, bool is_stream)
     g->server = s;
     g->call = c;
     g->is_stream = is_stream;
+    g->facts.times.arrived = rt_now_ns();
     pthread_mutex_init(&g->lock, NULL);
     rpc_call_set_state(c, g);
     return g;
@@ -218,6 +242,7 @@ static rc_code submit(rt_generation *g, const rt_generate_request *r, rc_msg *ms
 {
     mica_request q = r->q;
     q.user = g;
+    g->facts.max_tokens = q.max_tokens;
     enlist(g);
     pthread_mutex_lock(&g->lock);
     rc_code code = mica_submit(g->server->m, &q, &g->id, msg);

@@ -45,7 +45,7 @@ class Server:
     def __init__(self, model, flags=(), adapters=None, tls=None):
         self.log = tempfile.NamedTemporaryFile(mode="r+", suffix=".log")
         command = [str(mica.build_dir() / "mica"), "serve", str(model), "--served-model-name", mica.BASE,
-                   "--grpc-port", "0", *map(str, flags)]
+                   "--grpc-port", "0", "--port", "0", *map(str, flags)]
         if adapters:
             command += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -69,8 +69,9 @@ class Server:
         import time
         until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until:
-            found = re.search(r"^ready grpc=(\S+)", self.said(), re.M)
+            found = re.search(r"^ready grpc=(\S+) http=(\S+)$", self.said(), re.M)
             if found:
+                self.http = found.group(2)
                 return found.group(1)
             assert self.process.poll() is None, f"the server ended: {self.said()}"
             time.sleep(0.02)

@@ -244,7 +244,12 @@ bool mica_poll(mica *m, int timeout_ms, mica_event *e)
     uint32_t choice = f->turn++ % f->r.n;
     *e = (mica_event){
         .request = f->id, .user = f->r.user, .choice = f->r.first_choice + choice, .stop_token = -1};
-    m->prompt = (mica_prompt){f->ids, f->count, 1, f->adapter, f->activation, f->prompt_logprobs};
+    m->prompt = (mica_prompt){.ids = f->ids,
+                              .count = f->count,
+                              .cached_tokens = 1,
+                              .adapter = f->adapter,
+                              .activation = f->activation,
+                              .logprobs = f->prompt_logprobs};
     e->prompt = &m->prompt;
     if (f->cancelled)
         e->finish = MICA_CANCELLED;
@@ -285,7 +290,7 @@ rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_m
     *out = calloc(m->names_count + 1, sizeof **out);
     if (!*out) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory");
     for (size_t i = 0; i < m->names_count; i++)
-        (*out)[i] = (mica_adapter){(int64_t)i + 1, m->names[i], "script"};
+        (*out)[i] = (mica_adapter){.id = (int64_t)i + 1, .name = m->names[i], .path = "script"};
     return RC_OK;
 }
 
