@@ -118,8 +118,9 @@ typedef struct rt_backend {
     void (*kv_copy_rows)(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
 
     /* The step's ops. */
-    void (*embed)(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale,
-                  float *h, size_t h_stride);
+    /* table holds the rows of tokens first, first + 1, ...; any other token's row of h becomes zero. */
+    void (*embed)(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
+                  float scale, float *h, size_t h_stride);
     void (*rms_norm)(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
                      uint32_t rows, uint32_t width, float *y, size_t y_stride);
     void (*linear)(rt_device *d, const rt_linear *l);

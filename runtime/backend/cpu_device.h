@@ -28,8 +28,8 @@ struct rt_device {
     char name[64];
 };
 
-void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale,
-                   float *h, size_t h_stride);
+void rt_cpu__embed(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
+                   float scale, float *h, size_t h_stride);
 void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
                       uint32_t rows, uint32_t width, float *y, size_t y_stride);
 void rt_cpu__linear(rt_device *d, const rt_linear *l);

@@ -65,6 +65,7 @@ void rt_cpu__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, co
 typedef struct embed_op {
     const rt_kernels *kernels;
     const rt_matrix *table;
+    uint32_t first;
     const int32_t *tokens;
     uint32_t rows;
     float scale;
@@ -77,15 +78,18 @@ static void embed_task(void *arg, uint32_t part, uint32_t parts)
     const embed_op *o = arg;
     uint32_t row, end;
     for (rt_share(o->rows, part, parts, &row, &end); row < end; row++) {
-        RC_ASSERT(o->tokens[row] >= 0 && (uint32_t)o->tokens[row] < o->table->n);
-        o->kernels->row(o->table, (uint32_t)o->tokens[row], o->scale, o->h + row * o->h_stride);
+        uint32_t at = (uint32_t)o->tokens[row] - o->first; /* wraps below first */
+        float *h = o->h + row * o->h_stride;
+        RC_ASSERT(o->tokens[row] >= 0);
+        if (at < o->table->n) o->kernels->row(o->table, at, o->scale, h);
+        else memset(h, 0, o->table->k * sizeof *h);
     }
 }
 
-void rt_cpu__embed(rt_device *d, const rt_matrix *table, const int32_t *tokens, uint32_t rows, float scale,
-                   float *h, size_t h_stride)
+void rt_cpu__embed(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
+                   float scale, float *h, size_t h_stride)
 {
-    embed_op o = {d->kernels, table, tokens, rows, scale, h, h_stride};
+    embed_op o = {d->kernels, table, first, tokens, rows, scale, h, h_stride};
     if (rows == 1) embed_task(&o, 0, 1);
     else rt_pool_run(d->pool, embed_task, &o);
 }

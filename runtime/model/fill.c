@@ -51,11 +51,12 @@ static inline uint32_t mix(uint32_t x)
     return x ^ (x >> 16);
 }
 
-void rt__dummy_row(uint64_t seed, uint32_t row, uint32_t columns, float bound, float *out)
+void rt__dummy_row(uint64_t seed, uint32_t row, uint32_t first, uint32_t columns, float bound, float *out)
 {
     uint32_t start = mix((uint32_t)seed ^ mix((uint32_t)(seed >> 32) ^ mix(row)));
     float scale = bound * 0x1p-31f;
-    for (uint32_t i = 0; i < columns; i++) out[i] = (float)(int32_t)mix(start + i * 0x9e3779b9u) * scale;
+    for (uint32_t i = 0; i < columns; i++)
+        out[i] = (float)(int32_t)mix(start + (first + i) * 0x9e3779b9u) * scale;
 }
 
 /* Which tensor holds a row of the fused matrix. *row becomes the row within it. */
@@ -68,20 +69,20 @@ static uint32_t part_of(const rt_fill *f, uint32_t *row)
 
 static void stage_row(const rt_fill *f, uint32_t row, float *out)
 {
-    if (!f->parts_count) {
-        rt__dummy_row(f->dummy_seed, row, f->k, f->dummy_bound, out);
+    uint32_t part = part_of(f, &row);
+    if (f->is_dummy) {
+        rt__dummy_row(f->dummy_seed, f->dummy_rows[part] + row, f->dummy_column, f->k, f->dummy_bound, out);
         return;
     }
-    uint32_t part = part_of(f, &row);
     rt_part p = {.paired_head_dim = f->paired_head_dim[part]};
     rt__tensor_row(&f->tensors[part], rt__stored_row(&p, row), out);
 }
 
 /* Rows from `row` on that the backend can read from the file itself: whole groups, or all up to the end. */
 static uint32_t direct_rows(const rt_fill *f, uint32_t row, uint32_t end, const unsigned char **src,
-                            rc_dtype *type)
+                            rc_dtype *type, size_t *row_bytes)
 {
-    if (!f->parts_count) return 0;
+    if (f->is_dummy) return 0;
     uint32_t within = row, part = part_of(f, &within), rows = f->part_rows[part] - within;
     const rt_tensor *t = &f->tensors[part];
     if (!t->dtype || f->paired_head_dim[part]) return 0;
@@ -89,6 +90,7 @@ static uint32_t direct_rows(const rt_fill *f, uint32_t row, uint32_t end, const 
     if (row + rows != f->n) rows = rows / RT_FILL_GROUP * RT_FILL_GROUP;
     *src = t->data + within * t->row_bytes;
     *type = t->dtype;
+    *row_bytes = t->row_bytes;
     return rows;
 }
 
@@ -98,6 +100,14 @@ static void will_read(const unsigned char *src, size_t bytes)
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)src & ~(page - 1);
     uintptr_t end = ((uintptr_t)src + bytes + page - 1) & ~(page - 1);
     (void)madvise((void *)first, end - first, MADV_POPULATE_READ);
+}
+
+/* Of rows at row_bytes only the columns that are wanted. */
+static void read_ahead(const unsigned char *src, uint32_t rows, size_t row_bytes, size_t bytes)
+{
+    if (bytes == row_bytes) will_read(src, rows * row_bytes);
+    else
+        for (uint32_t i = 0; i < rows; i++) will_read(src + i * row_bytes, bytes);
 }
 
 /* A row as its file stores it. */
@@ -132,10 +142,11 @@ static void fill_rows(const fill_run *r, const rt_fill *f, uint32_t row, uint32_
     while (row < end) {
         const unsigned char *src = NULL;
         rc_dtype type = RC_F32;
-        uint32_t rows = direct_rows(f, row, end, &src, &type);
+        size_t row_bytes = 0;
+        uint32_t rows = direct_rows(f, row, end, &src, &type, &row_bytes);
         if (rows) {
-            will_read(src, (size_t)rows * f->k * rc_dtype_bytes(type));
-            r->backend->matrix_fill(f->matrix, row, rows, src, type, f->k);
+            read_ahead(src, rows, row_bytes, f->k * rc_dtype_bytes(type));
+            r->backend->matrix_fill(f->matrix, row, rows, src, type, row_bytes / rc_dtype_bytes(type));
         } else {
             rows = end - row < RT_FILL_GROUP ? end - row : RT_FILL_GROUP;
             for (uint32_t i = 0; i < rows; i++) stage_row(f, row + i, scratch + (size_t)i * f->k);

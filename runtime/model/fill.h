@@ -5,7 +5,7 @@
  * two tensors of a fused matrix, and paired q/k rows pass through float32, which holds every stored value
  * exactly. Rows of a matrix that is kept quantised go as they are stored, or are rounded on the way.
  *
- * Dummy weights are a hash of (seed, matrix, row, column): the same with any number of threads.
+ * Dummy weights are a hash of (seed, matrix, row, column): the same with any number of threads and ranks.
  */
 #ifndef RUNTIME_MODEL_FILL_H
 #define RUNTIME_MODEL_FILL_H
@@ -24,9 +24,12 @@ typedef struct rt_fill {
     bool quantises;        /* rows are rounded to it here; else the tensors are stored in it */
     bool rounds_x;
     uint32_t n, k;
-    uint32_t parts_count; /* 0: a dummy */
-    rt_tensor tensors[RT_PARTS_MAX];
+    bool is_dummy;         /* no tensors */
+    uint32_t parts_count;
+    rt_tensor tensors[RT_PARTS_MAX]; /* of the rows and columns that are in the matrix */
     uint32_t part_rows[RT_PARTS_MAX];
+    uint32_t dummy_rows[RT_PARTS_MAX]; /* where the part begins in the whole model's matrix */
+    uint32_t dummy_column, dummy_k; /* first column, and how many the whole matrix has */
     uint32_t paired_head_dim[RT_PARTS_MAX];
     uint64_t dummy_seed;
     float dummy_bound; /* values are uniform in [-bound, bound] */
@@ -39,7 +42,7 @@ RC_MUST_CHECK rc_code rt__fill_all(const rt_fill *fills, uint32_t count, const r
 /* Bytes of the matrix in the backend. */
 size_t rt__fill_bytes(const rt_fill *f, const rt_backend *backend);
 
-/* One dummy row. */
-void rt__dummy_row(uint64_t seed, uint32_t row, uint32_t columns, float bound, float *out);
+/* Columns [first, first + columns) of one dummy row. */
+void rt__dummy_row(uint64_t seed, uint32_t row, uint32_t first, uint32_t columns, float bound, float *out);
 
 #endif

@@ -23,9 +23,10 @@ static void product(const rt_model *m, const rt_step *step, uint32_t layer, uint
                                                .linear = linear});
 }
 
-/* h += residual_multiplier * b */
+/* h += residual_multiplier * b, which each rank has a part of the sum of */
 static void add_residual(const rt_model *m, uint32_t rows)
 {
+    m->backend->all_reduce(m->device, m->b, m->plan.b_stride, rows, m->config.hidden);
     m->backend->add_scaled(m->device, m->h, m->plan.h_stride, m->b, m->plan.b_stride,
                            m->config.residual_multiplier, rows, m->config.hidden);
 }
@@ -114,8 +115,9 @@ void rt_model_forward(rt_model *m, const rt_step *step)
 {
     check_step(m, step);
     if (!step->rows) return;
-    m->backend->embed(m->device, m->weights.embedding, step->tokens, step->rows,
+    m->backend->embed(m->device, m->weights.embedding, m->shard.vocab.first, step->tokens, step->rows,
                       m->config.embedding_multiplier, m->h, m->plan.h_stride);
+    m->backend->all_reduce(m->device, m->h, m->plan.h_stride, step->rows, m->config.hidden);
     for (uint32_t layer = 0; layer < m->config.layers; layer++) {
         write_kv(m, step, layer);
         if (layer + 1 == m->config.layers) step = keep_wanted_rows(m, step);
@@ -128,6 +130,7 @@ void rt_model_forward(rt_model *m, const rt_step *step)
 const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count)
 {
     uint32_t vocab = m->config.vocab;
+    float *own = m->logits + m->shard.vocab.first; /* the rank's columns */
     RC_ASSERT(count <= m->limits.logits_max);
     RC_ASSERT(first <= step->logit_rows_count && count <= step->logit_rows_count - first);
     if (count) {
@@ -137,11 +140,12 @@ const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, u
         m->backend->linear(m->device, &(rt_linear){.weight = m->weights.head,
                                                    .x = m->normed,
                                                    .x_stride = m->plan.normed_stride,
-                                                   .y = m->logits,
+                                                   .y = own,
                                                    .y_stride = vocab,
                                                    .rows = count});
         if (m->config.logits_scaling != 1)
-            m->backend->divide(m->device, m->logits, vocab, count, vocab, m->config.logits_scaling);
+            m->backend->divide(m->device, own, vocab, count, m->shard.vocab.count, m->config.logits_scaling);
+        m->backend->gather_columns(m->device, m->logits, vocab, count, vocab);
     }
     return m->backend->host_rows(m->device, m->logits, vocab, count);
 }

@@ -81,8 +81,10 @@ static rc_code probe_source(const rt_model_options *o, const rt_source *s, const
                                 "--quantization %s: %.255s is a GGUF file, whose tensors stay as stored",
                                 o->quant->name, rt__source_path(s)),
                         msg, "quantization");
+    RC_TRY(rt_shard_make(&found.config, o->rank, o->world, &found.shard, msg));
+    found.own = rt_shard_config(&found.config, &found.shard);
     rt_weight_choice choice = choose_weights(o, found.dtype);
-    RC_TRY(rt__weights_resolve(s, &found.config, &choice, backend, o->seed, &list, msg));
+    RC_TRY(rt__weights_resolve(s, &found.config, &found.shard, &choice, backend, o->seed, &list, msg));
     found.weight_bytes = list.bytes;
     rt__weight_list_free(&list);
     *info = found;
@@ -162,16 +164,16 @@ static rc_code create_buffer(rt_model *m, rc_msg *msg)
     return RC_OK;
 }
 
-static rc_code load(rt_model *m, const rt_model_options *o, const rt_source *s, rc_dtype dtype, rt_pool *pool,
-                    rc_msg *msg)
+static rc_code load(rt_model *m, const rt_model_options *o, const rt_model_info *info, const rt_source *s,
+                    rt_pool *pool, rc_msg *msg)
 {
     rt_weight_list list;
     RC_TRY(rt__wanted_rows_create(m->limits.rows_max, &m->wanted, msg));
     RC_TRY(create_buffer(m, msg));
     RC_TRY(fill_rope(m, s, pool, msg));
-    rt_weight_choice choice = choose_weights(o, dtype);
-    RC_TRY(rt__weights_resolve(s, &m->config, &choice, m->backend, o->seed, &list, msg));
-    rc_code code = rt__weights_load(s, &m->config, &list, m->backend, m->device, pool, o->progress,
+    rt_weight_choice choice = choose_weights(o, info->dtype);
+    RC_TRY(rt__weights_resolve(s, &info->config, &m->shard, &choice, m->backend, o->seed, &list, msg));
+    rc_code code = rt__weights_load(s, &info->config, &list, m->backend, m->device, pool, o->progress,
                                     o->progress_ctx, &m->weights, msg);
     rt__weight_list_free(&list);
     return code;
@@ -192,7 +194,7 @@ static rc_code open_source(const rt_model_options *o, const rt_model_info *info,
 rc_code rt_model_open(const rt_model_options *o, const rt_model_info *info, const rt_model_limits *limits,
                       const rt_backend *backend, rt_device *device, rt_model **out, rc_msg *msg)
 {
-    const rt_model_config *c = &info->config;
+    const rt_model_config *c = &info->own;
     rt_source *s = NULL;
     rt_pool *pool = NULL;
     RC_ASSERT(limits->kv.layers == c->layers && limits->kv.kv_heads == c->kv_heads);
@@ -202,13 +204,14 @@ rc_code rt_model_open(const rt_model_options *o, const rt_model_info *info, cons
     rt_model *m = calloc(1, sizeof *m);
     if (!m) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to open it", o->path);
     *m = (rt_model){.config = *c,
+                    .shard = info->shard,
                     .limits = *limits,
                     .backend = backend,
                     .device = device,
                     .plan = plan_activations(c, limits)};
     rc_code code = open_source(o, info, &s, msg);
     if (code == RC_OK) code = rt_pool_create(o->threads ? o->threads : rt_pool_cores(), &pool, msg);
-    if (code == RC_OK) code = load(m, o, s, info->dtype, pool, msg);
+    if (code == RC_OK) code = load(m, o, info, s, pool, msg);
     rt_pool_destroy(pool);
     rt__source_close(s);
     if (code != RC_OK) {

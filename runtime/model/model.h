@@ -14,6 +14,7 @@
 
 #include "runtime/backend/backend.h"
 #include "runtime/model/model_config.h"
+#include "runtime/model/shard.h"
 
 typedef struct rt_model rt_model;
 
@@ -29,6 +30,7 @@ typedef struct rt_model_options {
     bool dtype_auto;         /* else dtype decides */
     rc_dtype dtype;
     const rt_quant *quant;   /* NULL, or Q8_0 or Q4_0: what matrices of a directory are rounded to */
+    uint32_t rank, world;    /* of a tensor-parallel model, whose part is opened; world 0: of one rank */
     uint32_t threads;        /* for loading; 0: all cores */
     rt_progress progress;    /* NULL: none */
     void *progress_ctx;
@@ -39,7 +41,9 @@ typedef struct rt_model_info {
     rt_model_config config;
     rc_dtype dtype;          /* of activations and K/V; weights of GGUF types stay as stored */
     bool is_gguf;
-    size_t weight_bytes;     /* in the backend's layout */
+    rt_shard shard;          /* the rank's part */
+    rt_model_config own;     /* config with the rank's heads, kv_heads and ffn */
+    size_t weight_bytes;     /* the rank's, in the backend's layout */
 } rt_model_info;
 
 /* Checks every tensor's name, shape and type, and reads none of them.
@@ -66,21 +70,24 @@ typedef struct rt_step {
  * rows of the RoPE tables. */
 typedef struct rt_model_limits {
     uint32_t rows_max, logits_max, positions_max;
-    kv_layout kv; /* blocks' geometry, the same as the device was opened with */
+    kv_layout kv; /* blocks' geometry, the same as the device was opened with: the rank's K/V heads */
 } rt_model_limits;
+/* c, here and below: rt_model_info.own. */
 size_t rt_model_activation_bytes(const rt_model_config *c, const rt_model_limits *limits);
 /* Widest K or N of any product but the head's (rt_device_options.width_max). */
 uint32_t rt_model_width_max(const rt_model_config *c);
 
+/* Ranks of one model are opened on devices of one group, each on its own. */
 RC_MUST_CHECK rc_code rt_model_open(const rt_model_options *o, const rt_model_info *info,
                                     const rt_model_limits *limits, const rt_backend *backend,
                                     rt_device *device, rt_model **out, rc_msg *msg);
 void rt_model_close(rt_model *m); /* NULL is allowed */
 
+/* All ranks of a model run the same steps and ask for the same logits, each on a thread of its own. */
 void rt_model_forward(rt_model *m, const rt_step *step);
 
 /* After a forward of that step: logits [count][vocab] of step->logit_rows[first .. first + count), count <=
- * logits_max, on the host, after logits_scaling. Valid until the next call. */
+ * logits_max, on the host, after logits_scaling. Valid until the next call. Only rank 0 has them whole. */
 const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count);
 
 #endif

@@ -21,7 +21,8 @@ typedef struct rt_activations {
 } rt_activations;
 
 struct rt_model {
-    rt_model_config config;
+    rt_model_config config; /* the rank's own */
+    rt_shard shard;
     rt_model_limits limits;
     const rt_backend *backend;
     rt_device *device;

@@ -16,29 +16,32 @@
 #ifndef RUNTIME_MODEL_NAMES_H
 #define RUNTIME_MODEL_NAMES_H
 
-#include "runtime/model/model_config.h"
+#include "runtime/model/shard.h"
 
 enum { RT_PARTS_MAX = 3, RT_NAME_BYTES_MAX = 96 };
 
-/* Rows of one tensor inside a fused matrix. */
+/* Rows [first, first + rows) of one tensor inside a fused matrix: all of them, or the rank's. */
 typedef struct rt_part {
     char name[RT_NAME_BYTES_MAX]; /* without ".weight" or ".bias" */
-    uint32_t rows;
+    uint32_t tensor_rows, first, rows;
+    uint32_t whole_first; /* where they begin in the whole model's fused matrix */
     uint32_t paired_head_dim; /* rows of each head of this many are in pairs; 0: they are not */
 } rt_part;
 
-/* A weight matrix [n][k]: its parts one below the other. */
+/* A weight matrix [n][k]: its parts one below the other; of a tensor's row columns [k_first, k_first + k). */
 typedef struct rt_matrix_plan {
     uint32_t n, k;
+    uint32_t tensor_k, k_first;
     uint32_t parts_count;
     rt_part parts[RT_PARTS_MAX];
     bool has_bias;
 } rt_matrix_plan;
 
-void rt__plan_embedding(const rt_model_config *c, bool gguf, rt_matrix_plan *plan);
-void rt__plan_head(const rt_model_config *c, bool gguf, rt_matrix_plan *plan);
-/* linear: RT_LINEAR_QKV .. RT_LINEAR_DOWN */
-void rt__plan_linear(const rt_model_config *c, bool gguf, uint32_t layer, uint32_t linear,
+/* c: of the whole model. */
+void rt__plan_embedding(const rt_model_config *c, const rt_shard *s, bool gguf, rt_matrix_plan *plan);
+void rt__plan_head(const rt_model_config *c, const rt_shard *s, bool gguf, rt_matrix_plan *plan);
+/* linear: RT_LINEAR_QKV .. RT_LINEAR_DOWN. Of what is a partial sum rank 0 alone has the bias. */
+void rt__plan_linear(const rt_model_config *c, const rt_shard *s, bool gguf, uint32_t layer, uint32_t linear,
                      rt_matrix_plan *plan);
 
 /* Names of the norm vectors, all [hidden]. */

@@ -144,6 +144,27 @@ bool rt__tensor_readable(const rt_tensor *t)
     return t->dtype || (t->from_gguf && rt_gguf_type_known(t->ggml_type));
 }
 
+rt_tensor rt__tensor_rows(const rt_tensor *t, uint64_t first, uint64_t rows)
+{
+    rt_tensor part = *t;
+    RC_ASSERT(first <= t->rows && rows <= t->rows - first);
+    part.data += first * t->row_bytes;
+    part.rows = rows;
+    return part;
+}
+
+uint32_t rt__tensor_group(const rt_tensor *t) { return t->dtype ? 1 : rt_gguf_type_block(t->ggml_type); }
+
+bool rt__tensor_columns(rt_tensor *t, uint64_t first, uint64_t columns)
+{
+    uint32_t group = rt__tensor_group(t);
+    RC_ASSERT(first <= t->columns && columns <= t->columns - first);
+    if (first % group || columns % group) return false;
+    t->data += t->dtype ? first * rc_dtype_bytes(t->dtype) : rt_gguf_row_bytes(t->ggml_type, first);
+    t->columns = columns;
+    return true;
+}
+
 void rt__tensor_row(const rt_tensor *t, uint64_t row, float *out)
 {
     const unsigned char *src = t->data + row * t->row_bytes;

@@ -48,4 +48,10 @@ const char *rt__source_path(const rt_source *s);
 void rt__tensor_row(const rt_tensor *t, uint64_t row, float *out);
 bool rt__tensor_readable(const rt_tensor *t);
 
+/* Rows [first, first + rows), or columns, of a tensor, in place. False: columns are stored in groups
+ * (quantised), and this would cut one. */
+rt_tensor rt__tensor_rows(const rt_tensor *t, uint64_t first, uint64_t rows);
+bool rt__tensor_columns(rt_tensor *t, uint64_t first, uint64_t columns);
+uint32_t rt__tensor_group(const rt_tensor *t); /* columns that are stored together; 1: each by itself */
+
 #endif

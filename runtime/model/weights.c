@@ -13,7 +13,7 @@ static float *take(float *base, size_t *at, size_t floats)
 }
 
 /* Where each norm and bias lies in w->vectors. Gives the floats in all; with no vectors yet, only that. */
-static size_t place_vectors(const rt_model_config *c, bool gguf, rt_weights *w)
+static size_t place_vectors(const rt_model_config *c, const rt_shard *shard, bool gguf, rt_weights *w)
 {
     size_t at = 0;
     for (uint32_t l = 0; l < c->layers; l++) {
@@ -22,7 +22,7 @@ static size_t place_vectors(const rt_model_config *c, bool gguf, rt_weights *w)
         layer->mlp_norm = take(w->vectors, &at, c->hidden);
         for (uint32_t i = 0; i < RT_LINEARS; i++) {
             rt_matrix_plan plan;
-            rt__plan_linear(c, gguf, l, i, &plan);
+            rt__plan_linear(c, shard, gguf, l, i, &plan);
             if (plan.has_bias) layer->bias[i] = take(w->vectors, &at, plan.n);
         }
     }
@@ -38,10 +38,26 @@ static rc_code read_norm(const rt_source *s, const rt_weights *w, const char *na
         RC_TRY(rt__find_vector(s, name, columns, &t, msg));
         rt__tensor_row(&t, 0, scratch);
     } else {
-        rt__dummy_row(seed, 0, columns, 0.1f, scratch);
+        rt__dummy_row(seed, 0, 0, columns, 0.1f, scratch);
         for (uint32_t i = 0; i < columns; i++) scratch[i] += 1;
     }
     w->backend->buffer_write(w->device, to, scratch, columns);
+    return RC_OK;
+}
+
+/* The bias of one part, in the weight's row order. */
+static rc_code read_part_bias(const rt_source *s, const rt_part *p, float *scratch, float *ordered,
+                              rc_msg *msg)
+{
+    char name[RT_NAME_BYTES_MAX + 8];
+    rt_tensor t;
+    snprintf(name, sizeof name, "%s.bias", p->name);
+    RC_TRY(rt__find_vector(s, name, p->tensor_rows, &t, msg));
+    if (!rt__tensor_columns(&t, p->first, p->rows))
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "%.255s: tensor %s is quantised and can't be split",
+                       rt__source_path(s), name);
+    rt__tensor_row(&t, 0, scratch);
+    for (uint32_t row = 0; row < p->rows; row++) ordered[row] = scratch[rt__stored_row(p, row)];
     return RC_OK;
 }
 
@@ -51,23 +67,18 @@ static rc_code read_bias(const rt_source *s, const rt_weights *w, const rt_matri
 {
     float *ordered = scratch + plan->n;
     uint32_t done = 0;
-    rt__dummy_row(seed, 1, plan->n, 0.1f, ordered);
-    for (uint32_t i = 0; rt__source_has_tensors(s) && i < plan->parts_count; i++) {
+    for (uint32_t i = 0; i < plan->parts_count; i++) {
         const rt_part *p = &plan->parts[i];
-        char name[RT_NAME_BYTES_MAX + 8];
-        rt_tensor t;
-        snprintf(name, sizeof name, "%s.bias", p->name);
-        RC_TRY(rt__find_vector(s, name, p->rows, &t, msg));
-        rt__tensor_row(&t, 0, scratch);
-        for (uint32_t row = 0; row < p->rows; row++) ordered[done + row] = scratch[rt__stored_row(p, row)];
+        if (rt__source_has_tensors(s)) RC_TRY(read_part_bias(s, p, scratch, ordered + done, msg));
+        else rt__dummy_row(seed, 1, p->whole_first, p->rows, 0.1f, ordered + done);
         done += p->rows;
     }
     w->backend->buffer_write(w->device, to, ordered, plan->n);
     return RC_OK;
 }
 
-static rc_code read_layer_vectors(const rt_source *s, const rt_model_config *c, const rt_weights *w,
-                                  uint32_t l, uint64_t seed, float *scratch, rc_msg *msg)
+static rc_code read_layer_vectors(const rt_source *s, const rt_model_config *c, const rt_shard *shard,
+                                  const rt_weights *w, uint32_t l, uint64_t seed, float *scratch, rc_msg *msg)
 {
     const rt_layer_weights *layer = &w->layers[l];
     bool gguf = rt__source_is_gguf(s);
@@ -79,14 +90,14 @@ static rc_code read_layer_vectors(const rt_source *s, const rt_model_config *c, 
     for (uint32_t i = 0; i < RT_LINEARS; i++) {
         rt_matrix_plan plan;
         if (!layer->bias[i]) continue;
-        rt__plan_linear(c, gguf, l, i, &plan);
+        rt__plan_linear(c, shard, gguf, l, i, &plan);
         RC_TRY(read_bias(s, w, &plan, seed + 8 * l + 2 + i, scratch, layer->bias[i], msg));
     }
     return RC_OK;
 }
 
-static rc_code read_vectors(const rt_source *s, const rt_model_config *c, const rt_weights *w, uint64_t seed,
-                            uint32_t widest, rc_msg *msg)
+static rc_code read_vectors(const rt_source *s, const rt_model_config *c, const rt_shard *shard,
+                            const rt_weights *w, uint64_t seed, uint32_t widest, rc_msg *msg)
 {
     float *scratch = malloc(2 * (size_t)widest * sizeof *scratch);
     char name[RT_NAME_BYTES_MAX];
@@ -94,7 +105,7 @@ static rc_code read_vectors(const rt_source *s, const rt_model_config *c, const 
     if (!scratch)
         return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to read its norms", rt__source_path(s));
     for (uint32_t l = 0; code == RC_OK && l < c->layers; l++)
-        code = read_layer_vectors(s, c, w, l, seed, scratch, msg);
+        code = read_layer_vectors(s, c, shard, w, l, seed, scratch, msg);
     rt__name_final_norm(rt__source_is_gguf(s), name);
     if (code == RC_OK)
         code = read_norm(s, w, name, seed + 8 * (uint64_t)c->layers, c->hidden, scratch, w->final_norm, msg);
@@ -121,18 +132,19 @@ static rc_code create_matrices(const rt_model_config *c, rt_weight_list *list, r
     return RC_OK;
 }
 
-static rc_code create_vectors(const rt_source *s, const rt_model_config *c, rt_weights *w, rc_msg *msg)
+static rc_code create_vectors(const rt_source *s, const rt_model_config *c, const rt_shard *shard,
+                              rt_weights *w, rc_msg *msg)
 {
-    size_t floats = place_vectors(c, rt__source_is_gguf(s), w);
+    size_t floats = place_vectors(c, shard, rt__source_is_gguf(s), w);
     RC_TRY(w->backend->buffer_create(w->device, floats, &w->vectors, msg));
     w->vectors_floats = floats;
-    place_vectors(c, rt__source_is_gguf(s), w);
+    place_vectors(c, shard, rt__source_is_gguf(s), w);
     return RC_OK;
 }
 
-static uint32_t widest_of(const rt_weight_list *list)
+static uint32_t widest_of(const rt_weight_list *list, const rt_model_config *c)
 {
-    uint32_t widest = 0;
+    uint32_t widest = c->hidden;
     for (uint32_t i = 0; i < list->count; i++) {
         if (list->fills[i].n > widest) widest = list->fills[i].n;
         if (list->fills[i].k > widest) widest = list->fills[i].k;
@@ -148,9 +160,11 @@ rc_code rt__weights_load(const rt_source *s, const rt_model_config *c, rt_weight
     w.layers = calloc(c->layers, sizeof *w.layers);
     if (!w.layers)
         return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory for its layers", rt__source_path(s));
-    rc_code code = create_vectors(s, c, &w, msg);
+    rc_code code = create_vectors(s, c, &list->shard, &w, msg);
     if (code == RC_OK) code = create_matrices(c, list, &w, msg);
-    if (code == RC_OK) code = read_vectors(s, c, &w, list->fills[0].dummy_seed, widest_of(list), msg);
+    if (code == RC_OK)
+        code =
+            read_vectors(s, c, &list->shard, &w, list->fills[0].dummy_seed, widest_of(list, c), msg);
     if (code == RC_OK)
         code = rt__fill_all(list->fills, list->count, backend, pool, progress, progress_ctx, msg);
     if (code != RC_OK) {

@@ -31,6 +31,7 @@ typedef struct rt_weight_list {
     uint32_t count;
     rt_fill *fills; /* matrices are not created yet */
     size_t bytes;   /* in the backend's layout, norms and biases included */
+    rt_shard shard; /* whose part of the model it is */
 } rt_weight_list;
 
 /* How matrices are to be kept. */
@@ -44,9 +45,9 @@ typedef struct rt_weight_choice {
 void rt__settle_head(const rt_source *s, rt_model_config *config);
 
 /* Errors INVALID_ARGUMENT: a tensor is missing, misshapen or of an unsupported type; it is named.
- *        RESOURCE_EXHAUSTED: no memory for the list. */
+ *        RESOURCE_EXHAUSTED: no memory for the list. c: of the whole model, here and in load. */
 RC_MUST_CHECK rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c,
-                                          const rt_weight_choice *choice,
+                                          const rt_shard *shard, const rt_weight_choice *choice,
                                           const rt_backend *backend, uint64_t dummy_seed, rt_weight_list *out,
                                           rc_msg *msg);
 void rt__weight_list_free(rt_weight_list *list);

@@ -143,7 +143,7 @@ static void check_fill(const char *kernels, rc_dtype type, rc_dtype stored, shap
     int32_t *tokens = malloc(s.n * sizeof *tokens);
     for (uint32_t i = 0; i < s.n; i++) tokens[i] = (int32_t)(s.n - 1 - i);
     float *h = nan_floats(s.n * stride);
-    b->embed(d, m, tokens, s.n, 2.0f, h, stride);
+    b->embed(d, m, 0, tokens, s.n, 2.0f, h, stride);
     for (uint32_t i = 0; i < s.n; i++)
         for (uint32_t k = 0; k < s.k; k++) {
             float f = rc_load_f32(src + (s.n - 1 - i) * stride * rc_dtype_bytes(type), type, k);
@@ -186,7 +186,7 @@ static void special_values_keep_their_class(void **state)
         rt_matrix *m = make_matrix(d, 32, K, RC_BF16, src);
         for (int32_t row = 0; row < 32; row++) {
             float h[K];
-            rt_backend_cpu()->embed(d, m, &row, 1, 1.0f, h, K);
+            rt_backend_cpu()->embed(d, m, 0, &row, 1, 1.0f, h, K);
             for (int k = 0; k < K; k++) {
                 float want = as_stored(src[row * K + k], RC_BF16);
                 assert_true(isnan(want) ? isnan(h[k]) : memcmp(&want, &h[k], sizeof want) == 0);

@@ -141,7 +141,7 @@ static void embedding_rows_are_dequantised_exactly(void **state)
         subject t = open_subject(rt_quant_find(types[i]), shapes[0], kernels, 1, true);
         float *h = nan_floats(t.s.k);
         for (int32_t n = 0; n < (int32_t)t.s.n; n++) {
-            rt_backend_cpu()->embed(t.d, t.m, &n, 1, 1.0f, h, t.s.k);
+            rt_backend_cpu()->embed(t.d, t.m, 0, &n, 1, 1.0f, h, t.s.k);
             assert_memory_equal(h, t.w + (size_t)n * t.s.k, t.s.k * sizeof *h);
         }
         free(h);

@@ -21,6 +21,7 @@ enum {
     RUN_LOGITS = 3
 };
 
+/* One rank's, or the whole model. */
 typedef struct run {
     rt_model_info info;
     rt_device *device;
@@ -34,7 +35,7 @@ static inline rt_model_options options_of(const char *path, rc_dtype dtype)
 
 static inline rt_model_limits limits_of(const rt_model_info *info)
 {
-    const rt_model_config *c = &info->config;
+    const rt_model_config *c = &info->own;
     return (rt_model_limits){.rows_max = RUN_ROWS_MAX,
                              .logits_max = RUN_LOGITS,
                              .positions_max = RUN_POSITIONS,
@@ -45,9 +46,9 @@ static inline rt_model_limits limits_of(const rt_model_info *info)
                                     .element_bytes = info->dtype == RC_F32 ? 4 : 2}};
 }
 
-static inline rc_code open_device(const rt_model_info *info, rt_device **device, rc_msg *msg)
+static inline rc_code open_device(const rt_model_info *info, rt_group *group, rt_device **device, rc_msg *msg)
 {
-    const rt_model_config *c = &info->config;
+    const rt_model_config *c = &info->own;
     rt_device_options o = {.threads = 2,
                            .kernels = "auto",
                            .rows_max = RUN_ROWS_MAX,
@@ -58,21 +59,27 @@ static inline rc_code open_device(const rt_model_info *info, rt_device **device,
                            .lora_rank_max = 64,
                            .kv = limits_of(info).kv,
                            .kv_blocks = RUN_BLOCKS,
-                           .heads = c->heads};
+                           .heads = c->heads,
+                           .group = group};
     return rt_backend_cpu()->open(&o, device, msg);
 }
 
-static inline rc_code try_open(const rt_model_options *o, run *r, rc_msg *msg)
+static inline rc_code try_open_rank(const rt_model_options *o, rt_group *group, run *r, rc_msg *msg)
 {
     *r = (run){0};
     rc_code code = rt_model_probe(o, rt_backend_cpu(), &r->info, msg);
     if (code != RC_OK) return code;
-    code = open_device(&r->info, &r->device, msg);
+    code = open_device(&r->info, group, &r->device, msg);
     rt_model_limits limits = limits_of(&r->info);
     if (code == RC_OK)
         code = rt_model_open(o, &r->info, &limits, rt_backend_cpu(), r->device, &r->model, msg);
     if (code != RC_OK && r->device) rt_backend_cpu()->close(r->device);
     return code;
+}
+
+static inline rc_code try_open(const rt_model_options *o, run *r, rc_msg *msg)
+{
+    return try_open_rank(o, NULL, r, msg);
 }
 
 static inline run open_run(const rt_model_options *o)

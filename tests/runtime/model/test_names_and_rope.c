@@ -164,11 +164,13 @@ static void tensors_have_their_names_in_both_schemes(void **state)
     rt_model_config c = config_of(true);
     rt_matrix_plan p;
     char name[RT_NAME_BYTES_MAX];
-    rt__plan_linear(&c, false, 2, RT_LINEAR_GATE_UP, &p);
+    rt_shard all;
+    assert_int_equal(rt_shard_make(&c, 0, 1, &all, NULL), RC_OK);
+    rt__plan_linear(&c, &all, false, 2, RT_LINEAR_GATE_UP, &p);
     assert_string_equal(p.parts[0].name, "model.layers.2.shared_mlp.input_linear");
     assert_int_equal(p.n, 140);
     c.fused_mlp = false;
-    rt__plan_linear(&c, true, 2, RT_LINEAR_QKV, &p);
+    rt__plan_linear(&c, &all, true, 2, RT_LINEAR_QKV, &p);
     assert_string_equal(p.parts[1].name, "blk.2.attn_k");
     assert_int_equal(p.parts[1].paired_head_dim, 10);
     assert_int_equal(p.parts[2].paired_head_dim, 0);
