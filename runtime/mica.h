@@ -53,7 +53,7 @@ typedef struct mica_options {
     const char *dtype;              /* "auto", "float32", "bfloat16" */
     uint32_t max_model_len;
     uint32_t block_size;            /* 16 */
-    uint64_t kv_cache_memory_bytes; /* a quarter of the free memory, at most 4 GiB */
+    uint64_t kv_cache_memory_bytes; /* of each rank; all: a quarter of the free memory, at most 4 GiB */
     uint32_t num_gpu_blocks;        /* overrides the bytes */
     uint32_t max_num_seqs;          /* 256 */
     uint32_t max_num_batched_tokens; /* 512 */
@@ -75,6 +75,7 @@ typedef struct mica_options {
     void *progress_ctx;
     const char *quantization;       /* "auto"; "q8_0", "q4_0": a directory's matrices, at load */
     const char *kv_cache_dtype;     /* "auto": as dtype; "int8": with a scale a token and head */
+    uint32_t tensor_parallel_size;  /* ranks, each with a part of the model and of `threads`; 1 */
 } mica_options;
 #define MICA_OPTIONS_INIT { .size = sizeof(mica_options) }
 
@@ -200,6 +201,7 @@ typedef struct mica_info {
     const char *dtype, *device;  /* "bfloat16", "cpu avx512, 2 threads" */
     uint64_t planned_bytes;
     uint32_t max_loras;
+    uint32_t ranks;              /* tensor_parallel_size */
 } mica_info;
 
 typedef struct mica_adapter {

@@ -42,14 +42,11 @@ static rc_code open_model(mica *m, rc_msg *err)
                               .threads = m->o.threads,
                               .progress = m->o.progress,
                               .progress_ctx = m->o.progress_ctx};
-    rt_exec_model *x = &m->exec_model;
-    x->backend = m->backend;
-    x->adapter_dtype = p->info.dtype;
-    RC_TRY(m->backend->open(&p->device, &x->device, err));
-    RC_TRY(rt_model_open(&model, &p->info, &p->limits, m->backend, x->device, &x->model, err));
-    rt_exec_model_init(&m->exec, x, p->info.config.vocab, p->limits.logits_max);
-    snprintf(m->device_text, sizeof m->device_text, "%s %s", m->backend->name,
-             m->backend->describe(x->device));
+    char ranks[32] = "";
+    RC_TRY(mica__ranks_open(&m->ranks, m->backend, &model, p->ranks, p->ranks_count, &m->exec, err));
+    if (p->ranks_count > 1) snprintf(ranks, sizeof ranks, ", each of %u ranks", p->ranks_count);
+    snprintf(m->device_text, sizeof m->device_text, "%s %s%s", m->backend->name,
+             m->backend->describe(m->ranks.models[0].device), ranks);
     return RC_OK;
 }
 
@@ -63,7 +60,7 @@ static void set_limits(mica *m)
     m->limits.eos_count = p->info.config.eos_count;
     m->limits.require_activation = m->o.require_activation;
     rt_model_adapter_shape(&p->info.config, &m->shape);
-    m->shape.rank_max = p->device.lora_rank_max;
+    m->shape.rank_max = p->lora_rank_max;
 }
 
 static rc_code start(mica *m, rc_msg *err)
@@ -90,7 +87,6 @@ static rc_code load_adapters(mica *m, rc_msg *err)
 
 static rc_code open_parts(mica *m, rc_msg *err)
 {
-    const mica__plan *p = &m->plan;
     uint64_t program;
     RC_TRY(mica__plan_make(&m->o, m->backend, &m->plan, err));
     set_limits(m);
@@ -99,8 +95,7 @@ static rc_code open_parts(mica *m, rc_msg *err)
     RC_TRY(open_model(m, err));
     RC_TRY(start(m, err));
     RC_TRY(load_adapters(m, err));
-    m->planned_bytes = p->info.weight_bytes + p->kv_bytes + 2 * m->bytes_adapters + p->activation_bytes +
-                       p->device_bytes + rt_engine_bytes(&p->engine) + program;
+    m->planned_bytes = mica__plan_bytes(&m->plan) + 2 * m->bytes_adapters + program;
     mica__plan_print(m, program);
     return RC_OK;
 }
@@ -161,8 +156,8 @@ void mica_close(mica *m)
             next = r->next_by_id;
             rt_request_free(r);
         }
-    rt_model_close(m->exec_model.model);
-    if (m->exec_model.device) m->backend->close(m->exec_model.device);
+    mica__ranks_close(&m->ranks);
+    mica__plan_free(&m->plan);
     rt_tokenizer_close(m->tokenizer);
     if (m->news_fd >= 0) close(m->news_fd);
     pthread_mutex_destroy(&m->lock);
@@ -308,5 +303,6 @@ mica_info mica_get_info(const mica *m)
                        .dtype = p->info.dtype == RC_F32 ? "float32" : "bfloat16",
                        .device = m->device_text,
                        .planned_bytes = m->planned_bytes,
-                       .max_loras = p->engine.slots_max};
+                       .max_loras = p->engine.slots_max,
+                       .ranks = p->info.shard.world};
 }

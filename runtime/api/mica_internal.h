@@ -15,7 +15,7 @@
 #include <pthread.h>
 
 #include "runtime/engine/engine.h"
-#include "runtime/engine/exec_model.h"
+#include "runtime/api/ranks.h"
 #include "runtime/engine/loader.h"
 
 enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTES = 1 << 16 };
@@ -24,10 +24,9 @@ enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTE
 typedef struct mica__plan {
     rt_model_info info;
     const rt_quant *quant; /* NULL, or what matrices are rounded to at load */
-    rt_device_options device;
-    rt_model_limits limits;
     rt_engine_options engine;
-    uint64_t kv_bytes, device_bytes, activation_bytes;
+    mica__rank_plan *ranks; /* [ranks_count] of this process, of tensor_parallel_size */
+    uint32_t ranks_count, lora_rank_max, kv_element_bytes;
     uint32_t block_size, max_model_len;
 } mica__plan;
 
@@ -60,7 +59,7 @@ struct mica {
     adapter_shape shape;
     rt_tokenizer *tokenizer;     /* NULL: the model has none, prompts are ids */
     const rt_backend *backend;
-    rt_exec_model exec_model;
+    mica__ranks ranks;
     rt_exec exec;
     uint64_t planned_bytes;
     /* the engine's thread */
@@ -93,6 +92,8 @@ struct mica {
 /* runtime/api/plan.c */
 RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *plan,
                                       rc_msg *msg);
+void mica__plan_free(mica__plan *plan); /* zeroed is allowed */
+uint64_t mica__plan_bytes(const mica__plan *plan); /* without adapters and the program */
 void mica__plan_print(const mica *m, uint64_t program_bytes);
 
 /* runtime/api/engine_thread.c */

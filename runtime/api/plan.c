@@ -1,7 +1,9 @@
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "runtime/api/mica_internal.h"
+#include "runtime/backend/pool.h"
 
 enum {
     BLOCKS_MAX = 1 << 24,
@@ -39,6 +41,7 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
     if (o->max_lora_rank > ADAPTER_RANK_MAX)
         return refuse(msg, "--max-lora-rank", o->max_lora_rank, "at most 4096");
     if (o->threads > 1024) return refuse(msg, "--threads", o->threads, "at most 1024");
+    p->lora_rank_max = o->max_lora_rank ? o->max_lora_rank : 64;
     p->block_size = block;
     p->engine.running_max = o->max_num_seqs ? o->max_num_seqs : 256;
     p->engine.rows_max = o->max_num_batched_tokens ? o->max_num_batched_tokens : 512;
@@ -55,6 +58,18 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
     return RC_OK;
 }
 
+/* Blocks have the same numbers on every rank: the rank with most K/V heads bounds them. */
+static uint32_t most_kv_heads(const mica__plan *p)
+{
+    uint32_t most = 0, world = p->ranks[0].info.shard.world;
+    for (uint32_t rank = 0; rank < world; rank++) {
+        rt_shard s;
+        if (rt_shard_make(&p->info.config, rank, world, &s, NULL) == RC_OK && s.kv_heads.count > most)
+            most = s.kv_heads.count;
+    }
+    return most;
+}
+
 static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
 {
     const rt_model_config *c = &p->info.config;
@@ -67,10 +82,11 @@ static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
         }
         element_bytes = 1;
     }
-    kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, element_bytes};
+    kv_layout layout = {c->layers, most_kv_heads(p), c->head_dim, p->block_size, element_bytes};
     size_t block_bytes = kv_block_bytes(&layout);
     uint64_t bytes = free_memory() / 4, blocks;
     if (bytes > 4ull << 30) bytes = 4ull << 30;
+    bytes /= p->ranks_count;
     if (o->kv_cache_memory_bytes) bytes = o->kv_cache_memory_bytes;
     blocks = bytes / block_bytes;
     if (!o->kv_cache_memory_bytes && blocks > BLOCKS_DEFAULT_MAX) blocks = BLOCKS_DEFAULT_MAX;
@@ -84,8 +100,7 @@ static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
         return refuse(msg, "the number of K/V blocks", blocks,
                       "at most 16777216; use larger blocks or less memory");
     p->engine.blocks_max = (uint32_t)blocks;
-    p->kv_bytes = blocks * block_bytes;
-    p->device.kv = layout;
+    p->kv_element_bytes = element_bytes;
     return RC_OK;
 }
 
@@ -117,8 +132,6 @@ static rc_code choose_length(const mica_options *o, mica__plan *p, rc_msg *msg)
     return RC_OK;
 }
 
-static uint32_t largest(uint32_t a, uint32_t b) { return a > b ? a : b; }
-
 static rc_code choose_quantization(const mica_options *o, const rt_quant **out, rc_msg *msg)
 {
     const char *name = o->quantization;
@@ -130,44 +143,96 @@ static rc_code choose_quantization(const mica_options *o, const rt_quant **out, 
     return rc_about(RC_INVALID_ARGUMENT, msg, "--quantization");
 }
 
+static rc_code choose_dtype(const mica_options *o, rt_model_options *model, rc_msg *msg)
+{
+    model->dtype_auto = !o->dtype || !strcmp(o->dtype, "auto");
+    if (model->dtype_auto) return RC_OK;
+    model->dtype = !strcmp(o->dtype, "float32") ? RC_F32 : RC_BF16;
+    if (model->dtype == RC_F32 || !strcmp(o->dtype, "bfloat16")) return RC_OK;
+    rc_fail(RC_INVALID_ARGUMENT, msg, "--dtype must be auto, float32 or bfloat16, got '%s'", o->dtype);
+    return rc_about(RC_INVALID_ARGUMENT, msg, "--dtype");
+}
+
+/* Each rank's part of the model; the first one's refusals are everyone's. */
+static rc_code probe_ranks(const mica_options *o, const rt_backend *backend, mica__plan *p, rc_msg *msg)
+{
+    rt_model_options model = {.path = o->model, .dummy = o->load_dummy, .seed = o->seed, .quant = p->quant};
+    uint32_t world = o->tensor_parallel_size ? o->tensor_parallel_size : 1;
+    if (world > RT_WORLD_MAX) return refuse(msg, "--tensor-parallel-size", world, "at most 1024");
+    RC_TRY(choose_dtype(o, &model, msg));
+    p->ranks_count = world;
+    p->ranks = calloc(p->ranks_count, sizeof *p->ranks);
+    if (!p->ranks) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u ranks", p->ranks_count);
+    for (uint32_t i = 0; i < p->ranks_count; i++) {
+        model.rank = i;
+        model.world = world;
+        RC_TRY(rt_model_probe(&model, backend, &p->ranks[i].info, msg));
+    }
+    p->info = p->ranks[0].info;
+    return RC_OK;
+}
+
+/* A rank's share of the threads; 0, all cores, where there is one rank. */
+static uint32_t threads_of(const mica_options *o, const mica__plan *p, uint32_t i)
+{
+    uint32_t first, end;
+    if (p->ranks_count == 1) return o->threads;
+    rt_group_share(o->threads ? o->threads : rt_pool_cores(), i, p->ranks_count, &first, &end);
+    return end > first ? end - first : 1;
+}
+
+static void plan_rank(const mica_options *o, const rt_backend *backend, const mica__plan *p, uint32_t i)
+{
+    mica__rank_plan *r = &p->ranks[i];
+    const rt_model_config *c = &r->info.own;
+    kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, p->kv_element_bytes};
+    uint32_t rows = p->engine.rows_max;
+    r->limits =
+        (rt_model_limits){rows, rows < LOGIT_ROWS_MAX ? rows : LOGIT_ROWS_MAX, p->max_model_len, layout};
+    r->device = (rt_device_options){.threads = threads_of(o, p, i),
+                                    .kernels = o->cpu_kernels ? o->cpu_kernels : "auto",
+                                    .rows_max = rows,
+                                    .width_max = rt_model_width_max(c),
+                                    .slots_max = p->engine.slots_max,
+                                    .layers = c->layers,
+                                    .linears = RT_LINEARS,
+                                    .lora_rank_max = p->lora_rank_max,
+                                    .kv = layout,
+                                    .kv_blocks = p->engine.blocks_max,
+                                    .heads = c->heads,
+                                    .ordinal = i};
+    r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);
+    r->device_bytes = backend->bytes(&r->device) - r->kv_bytes;
+    r->activation_bytes = rt_model_activation_bytes(c, &r->limits);
+}
+
 rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *p, rc_msg *msg)
 {
-    const rt_model_config *c = &p->info.config;
-    rt_model_options model = {.path = o->model,
-                              .dummy = o->load_dummy,
-                              .seed = o->seed,
-                              .threads = o->threads,
-                              .dtype_auto = !o->dtype || !strcmp(o->dtype, "auto")};
-    if (!model.dtype_auto) {
-        model.dtype = !strcmp(o->dtype, "float32") ? RC_F32 : RC_BF16;
-        if (model.dtype == RC_BF16 && strcmp(o->dtype, "bfloat16")) {
-            rc_fail(RC_INVALID_ARGUMENT, msg, "--dtype must be auto, float32 or bfloat16, got '%s'",
-                    o->dtype);
-            return rc_about(RC_INVALID_ARGUMENT, msg, "--dtype");
-        }
-    }
     RC_TRY(choose_quantization(o, &p->quant, msg));
-    model.quant = p->quant;
-    RC_TRY(rt_model_probe(&model, backend, &p->info, msg));
+    RC_TRY(probe_ranks(o, backend, p, msg));
     RC_TRY(choose_sizes(o, p, msg));
     RC_TRY(choose_blocks(o, p, msg));
     RC_TRY(choose_length(o, p, msg));
-    p->limits = (rt_model_limits){ p->engine.rows_max,
-                                   p->engine.rows_max < LOGIT_ROWS_MAX ? p->engine.rows_max : LOGIT_ROWS_MAX,
-                                   p->max_model_len, p->device.kv };
-    p->device.threads = o->threads;
-    p->device.kernels = o->cpu_kernels ? o->cpu_kernels : "auto";
-    p->device.rows_max = p->engine.rows_max;
-    p->device.width_max = largest(largest(c->hidden, 2 * c->ffn), (c->heads + 2 * c->kv_heads) * c->head_dim);
-    p->device.slots_max = p->engine.slots_max;
-    p->device.layers = c->layers;
-    p->device.linears = RT_LINEARS;
-    p->device.lora_rank_max = o->max_lora_rank ? o->max_lora_rank : 64;
-    p->device.kv_blocks = p->engine.blocks_max;
-    p->device.heads = c->heads;
-    p->device_bytes = backend->bytes(&p->device) - p->kv_bytes;
-    p->activation_bytes = rt_model_activation_bytes(c, &p->limits);
+    for (uint32_t i = 0; i < p->ranks_count; i++) plan_rank(o, backend, p, i);
     return RC_OK;
+}
+
+void mica__plan_free(mica__plan *p)
+{
+    free(p->ranks);
+    p->ranks = NULL;
+}
+
+static uint64_t rank_bytes(const mica__rank_plan *r)
+{
+    return r->info.weight_bytes + r->kv_bytes + r->device_bytes + r->activation_bytes;
+}
+
+uint64_t mica__plan_bytes(const mica__plan *p)
+{
+    uint64_t bytes = rt_engine_bytes(&p->engine);
+    for (uint32_t i = 0; i < p->ranks_count; i++) bytes += rank_bytes(&p->ranks[i]);
+    return bytes;
 }
 
 static const char *kv_name(uint32_t element_bytes)
@@ -177,27 +242,51 @@ static const char *kv_name(uint32_t element_bytes)
 
 static void print_row(const mica *m, const char *what, uint64_t bytes, const char *detail)
 {
-    char line[200];
+    char line[256];
     snprintf(line, sizeof line, "  %-12s %10.1f MiB  %s", what, (double)bytes / (1 << 20), detail);
     m->o.log(m->o.log_ctx, 'I', line);
+}
+
+/* What each rank has, where there are several. */
+static void print_ranks(const mica *m)
+{
+    const mica__plan *p = &m->plan;
+    for (uint32_t i = 0; p->ranks_count > 1 && i < p->ranks_count; i++) {
+        const mica__rank_plan *r = &p->ranks[i];
+        const rt_shard *s = &r->info.shard;
+        char name[32], detail[160];
+        snprintf(name, sizeof name, "  rank %u", s->rank);
+        snprintf(detail, sizeof detail, "weights %.1f, K/V %.1f; heads %u-%u, K/V heads %u-%u; threads %u",
+                 (double)r->info.weight_bytes / (1 << 20), (double)r->kv_bytes / (1 << 20), s->heads.first,
+                 s->heads.first + s->heads.count - 1, s->kv_heads.first,
+                 s->kv_heads.first + s->kv_heads.count - 1, r->device.threads);
+        print_row(m, name, rank_bytes(r), detail);
+    }
 }
 
 void mica__plan_print(const mica *m, uint64_t program_bytes)
 {
     const mica__plan *p = &m->plan;
+    uint64_t weights = 0, kv_bytes = 0, others = 0;
     char detail[128];
     if (!m->o.log) return;
+    for (uint32_t i = 0; i < p->ranks_count; i++) {
+        weights += p->ranks[i].info.weight_bytes;
+        kv_bytes += p->ranks[i].kv_bytes;
+        others += p->ranks[i].activation_bytes + p->ranks[i].device_bytes;
+    }
     m->o.log(m->o.log_ctx, 'I', "planned memory:");
     snprintf(detail, sizeof detail, "%s, %u layers", p->info.dtype == RC_F32 ? "float32" : "bfloat16",
              p->info.config.layers);
-    print_row(m, "weights", p->info.weight_bytes, detail);
+    print_row(m, "weights", weights, detail);
     snprintf(detail, sizeof detail, "%u blocks of %u tokens, %s", p->engine.blocks_max, p->block_size,
-             kv_name(p->device.kv.element_bytes));
-    print_row(m, "K/V cache", p->kv_bytes, detail);
+             kv_name(p->kv_element_bytes));
+    print_row(m, "K/V cache", kv_bytes, detail);
     snprintf(detail, sizeof detail, "%u known, %u slots", m->names_count, p->engine.slots_max);
     print_row(m, "adapters", 2 * m->bytes_adapters, detail);
     snprintf(detail, sizeof detail, "%u rows a step", p->engine.rows_max);
-    print_row(m, "activations", p->activation_bytes + p->device_bytes, detail);
+    print_row(m, "activations", others, detail);
+    print_ranks(m);
     snprintf(detail, sizeof detail, "cache, scheduler and batch of %u sequences", p->engine.running_max);
     print_row(m, "bookkeeping", rt_engine_bytes(&p->engine), detail);
     print_row(m, "program", program_bytes, "code, tokenizer, libraries");

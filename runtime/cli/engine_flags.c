@@ -43,6 +43,8 @@ static const rt_flag shown[] = {
     CHOICE("scheduling-policy", FLAG(scheduling_policy), "fcfs|priority", "(fcfs)"),
     NUMBER("seed", NULL, seed, U64, 0, "of requests without one (0)"),
     {"threads", "t", RT_FLAG_U32, OPTION(threads), "N", "(all cores)", 1, 1024, NULL, NULL},
+    {"tensor-parallel-size", "tp", RT_FLAG_U32, OPTION(tensor_parallel_size), "N",
+     "ranks, which share model and threads (1)", 1, 1024, NULL, NULL},
     TEXT("cpu-kernels", OPTION(cpu_kernels), "FAMILY", "kernel family (auto)"),
     {"lora-modules", NULL, RT_FLAG_VALUES, FLAG(lora_modules), "NAME=PATH ...", "adapters, or vLLM's JSON", 0,
      0, NULL, NULL},
@@ -70,7 +72,6 @@ static const rt_flag shown[] = {
 static const rt_flag accepted[] = {
     TEXT("device", FLAG(device), "auto|cpu", NULL),
     TEXT("tokenizer", FLAG(tokenizer), "PATH", NULL),
-    {"tensor-parallel-size", "tp", RT_FLAG_U32, FLAG(tensor_parallel_size), "1", NULL, 1, 0, NULL, NULL},
     IGNORED_TRUTH("enable-lora"),
     IGNORED_TRUTH("enable-chunked-prefill"),
     IGNORED_TRUTH("enforce-eager"),
@@ -94,8 +95,7 @@ static const rt_flag accepted[] = {
 
 void rt__engine_flags_init(rt_engine_flags *f)
 {
-    *f = (rt_engine_flags){
-        .options = MICA_OPTIONS_INIT, .enable_prefix_caching = true, .tensor_parallel_size = 1};
+    *f = (rt_engine_flags){.options = MICA_OPTIONS_INIT, .enable_prefix_caching = true};
     f->load_format = f->kv_cache_dtype = f->device = "auto";
     f->scheduling_policy = "fcfs";
 }
@@ -129,14 +129,10 @@ static bool is_int8(const char *kv_cache_dtype)
 /* What vLLM has and this build does not. */
 static rc_code check_supported(const rt_engine_flags *f, rc_msg *msg)
 {
-    char ranks[16];
-    snprintf(ranks, sizeof ranks, "%u", f->tensor_parallel_size);
     if (strcmp(f->kv_cache_dtype, "auto") && !is_int8(f->kv_cache_dtype))
         return refuse(msg, "kv-cache-dtype", f->kv_cache_dtype, "auto or int8");
     if (strcmp(f->device, "auto") && strcmp(f->device, "cpu"))
         return refuse(msg, "device", f->device, "auto or cpu; this build has no other device");
-    if (f->tensor_parallel_size != 1)
-        return refuse(msg, "tensor-parallel-size", ranks, "1; this build runs on one rank");
     if (f->tokenizer && (!f->options.model || strcmp(f->tokenizer, f->options.model)))
         return refuse(msg, "tokenizer", f->tokenizer, "the model's path; its own tokenizer is the one used");
     return RC_OK;

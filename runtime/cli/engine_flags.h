@@ -9,7 +9,6 @@ typedef struct rt_engine_flags {
     mica_options options;
     const char *load_format, *scheduling_policy, *kv_cache_dtype, *device, *tokenizer;
     bool enable_prefix_caching;
-    uint32_t tensor_parallel_size;
     rt_texts lora_modules;
     mica_adapter_ref *adapters; /* decoded from lora_modules */
     void **adapters_owned;      /* what their names and paths are part of */

@@ -1,7 +1,8 @@
 /* runtime/engine/exec.h - what the engine needs of whatever runs its steps.
  *
- * Two implementations: the model on a backend (runtime/engine/exec_model.c) and, in tests, a fake whose
- * tokens are hashes of what its K/V really holds (tests/support/fake_exec.c).
+ * Implementations: the model on a backend (runtime/engine/exec_model.c), several of those as the ranks of one
+ * process (exec_ranks.c) and, in tests, a fake whose tokens are hashes of what its K/V really holds
+ * (tests/support/fake_exec.c).
  *
  * Threads  the engine's; adapter_attach may run on the loader's, for a slot that no step uses.
  */

@@ -21,13 +21,24 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
 static rc_code status(void *ctx, rc_msg *msg)
 {
     rt_exec_model *m = ctx;
-    return m->backend->status(m->device, msg);
+    rc_msg why;
+    rc_code code = m->backend->status(m->device, &why);
+    if (code == RC_OK) return code;
+    if (m->group) m->group->ops->fail(m->group, why.text); /* the other ranks wait in vain */
+    if (msg) *msg = why;
+    return code;
 }
 
 static rc_code adapter_attach(void *ctx, uint32_t slot, const adapter_weights *w, rc_msg *msg)
 {
     rt_exec_model *m = ctx;
-    return m->backend->adapter_attach(m->device, slot, w, m->adapter_dtype, msg);
+    const rt_model_info *i = &m->info;
+    adapter_weights *own;
+    if (i->shard.world == 1) return m->backend->adapter_attach(m->device, slot, w, i->dtype, msg);
+    RC_TRY(rt_shard_adapter(&i->config, &i->shard, w, &own, msg));
+    rc_code code = m->backend->adapter_attach(m->device, slot, own, i->dtype, msg);
+    adapter_weights_free(own);
+    return code;
 }
 
 static void adapter_detach(void *ctx, uint32_t slot)
@@ -42,10 +53,10 @@ static void parallel(void *ctx, rt_task task, void *arg)
     m->backend->parallel(m->device, task, arg);
 }
 
-void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t vocab, uint32_t logits_max)
+void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t logits_max)
 {
     *exec = (rt_exec){.ctx = m,
-                      .vocab = vocab,
+                      .vocab = m->info.config.vocab,
                       .logits_max = logits_max,
                       .copy_rows = copy_rows,
                       .forward = forward,

@@ -8,10 +8,11 @@ typedef struct rt_exec_model {
     const rt_backend *backend;
     rt_device *device;
     rt_model *model;
-    rc_dtype adapter_dtype; /* how A and B are kept in a slot */
+    rt_model_info info;
+    rt_group *group; /* NULL: the model is not split */
 } rt_exec_model;
 
 /* Fills exec; it borrows m, which must outlive it. */
-void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t vocab, uint32_t logits_max);
+void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t logits_max);
 
 #endif

@@ -11,9 +11,9 @@ void rt__get_server_info(rpc_call *c, void *server)
     const rt_server *s = server;
     Vllm__ServerInfo info = VLLM__SERVER_INFO__INIT;
     Vllm__ParallelismInfo one = VLLM__PARALLELISM_INFO__INIT;
-    one.tensor_parallel_size = one.pipeline_parallel_size = one.data_parallel_size = 1;
+    one.tensor_parallel_size = one.world_size = s->info.ranks;
+    one.pipeline_parallel_size = one.data_parallel_size = 1;
     one.decode_context_parallel_size = 1;
-    one.world_size = 1;
     info.engine_version = rt__wire_text_of("mica " MICA_VERSION);
     info.api_version = rt__wire_text_of("vllm");
     info.instance_id = rt__wire_text_of(s->instance_id);

@@ -74,19 +74,20 @@ class Comparison(unittest.TestCase):
         self.check_generated(case, choice, tolerance)
 
 
-class Golden(Comparison):
-    def float32(self, name):
+    def float32(self, name, flags=()):
         """Cold with prompt_logprobs and, in the same batch, again without: those may read the cache."""
-        folder, rng = mica.GOLDEN / name, mica.seeded("golden", name)
+        folder, rng = mica.GOLDEN / name, mica.seeded("golden", name, *flags)
         todo = [(c, {"prompt_logprobs": 5}) for c in mica.cases_of(folder)]
         todo += [(c, {}) for c, _ in todo for _ in range(2)]
         rng.shuffle(todo)
-        answers = mica.run([body_of(c, **more) for c, more in todo], folder, ["--dtype", "float32", *knobs(rng)],
-                           mica.adapters_of(folder))
+        answers = mica.run([body_of(c, **more) for c, more in todo], folder,
+                           ["--dtype", "float32", *knobs(rng), *flags], mica.adapters_of(folder))
         self.worst = 0
         for (case, more), answer in zip(todo, answers):
             self.check(case, answer, TOLERANCE, bool(more))
 
+
+class Golden(Comparison):
     def bfloat16(self, name):
         """The reference's tokens as the prompt; root mean square deviation from float64, all cases together."""
         folder, rng = mica.GOLDEN / name, mica.seeded("bfloat16", name)
@@ -126,6 +127,9 @@ add_tests()
 
 class RealModel(Comparison):
     def test_real_model_float32(self):
+        self.real()
+
+    def real(self, flags=()):
         if not mica.REAL_MODEL.exists():
             self.skipTest("bench/fetch_model has not been run")
         cases = json.loads((mica.ROOT / "tests/golden/real_model.json").read_text())["cases"]
@@ -133,7 +137,7 @@ class RealModel(Comparison):
         todo = [(c, more) for c in cases for more in ({"prompt_logprobs": 5}, {})]
         self.worst = 0
         answers = mica.run([body_of(c, **more) for c, more in todo], mica.REAL_MODEL,
-                           ["--dtype", "float32", "--max-model-len", 2048], adapters)
+                           ["--dtype", "float32", "--max-model-len", 2048, *flags], adapters)
         for (case, more), answer in zip(todo, answers):
             self.check(case, answer, REAL_TOLERANCE, bool(more))
 

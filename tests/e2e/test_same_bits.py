@@ -51,6 +51,9 @@ class Scenario:
                        "--cpu-kernels", rng.choice(("auto", "auto", "portable")),
                        "--quantization", rng.choice(("auto", "auto", "q8_0", "q4_0")),
                        "--kv-cache-dtype", rng.choice(("auto", "auto", "int8"))]
+        if self.flags[self.flags.index("--quantization") + 1] == "auto":   # groups would have to fit
+            ranks = rng.choice((1, 1, 2, 3))
+            self.flags += ["--tensor-parallel-size", min(ranks, self.config["num_attention_heads"])]
         self.bodies = self.make_bodies()
         self.longest = max(len(b["prompt"]) + b["max_tokens"] for b in self.bodies)
 

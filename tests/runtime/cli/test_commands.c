@@ -139,7 +139,7 @@ static void what_this_build_lacks_is_refused_in_one_line(void **state)
 {
     (void)state;
     static char *const flags[][2] = {{"--quantization", "awq"},  {"--kv-cache-dtype", "fp8"},
-                                     {"--device", "cuda"},       {"-tp", "2"},
+                                     {"--device", "cuda"},       {"-tp", "0"},
                                      {"--tokenizer", "other"},   {"--block-size", "24"},
                                      {"--dtype", "float16"},     {"--max-num-seqs", "0"},
                                      {"--max-model-len", "-5"},  {"--threads", "0"},

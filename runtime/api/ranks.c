@@ -1,0 +1,63 @@
+#include "runtime/api/ranks.h"
+
+#include <stdlib.h>
+
+typedef struct rank_progress {
+    const rt_model_options *model;
+    uint32_t rank, ranks;
+} rank_progress;
+
+/* Ranks load one after the other, and each has about the same. */
+static void tell_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    const rank_progress *p = ctx;
+    p->model->progress(p->model->progress_ctx, total * p->rank + done, total * p->ranks);
+}
+
+static rc_code open_rank(mica__ranks *r, const rt_model_options *model, mica__rank_plan *plan, uint32_t i,
+                         rc_msg *msg)
+{
+    rt_exec_model *x = &r->models[i];
+    rank_progress progress = {model, i, r->count};
+    rt_model_options own = *model;
+    own.rank = plan->info.shard.rank;
+    own.world = plan->info.shard.world;
+    if (model->progress) {
+        own.progress = tell_progress;
+        own.progress_ctx = &progress;
+    }
+    if (r->group) plan->device.group = rt_group_local_rank(r->group, i);
+    *x = (rt_exec_model){.backend = r->backend, .info = plan->info, .group = plan->device.group};
+    RC_TRY(r->backend->open(&plan->device, &x->device, msg));
+    RC_TRY(rt_model_open(&own, &plan->info, &plan->limits, r->backend, x->device, &x->model, msg));
+    rt_exec_model_init(&r->execs[i], x, plan->limits.logits_max);
+    return RC_OK;
+}
+
+rc_code mica__ranks_open(mica__ranks *r, const rt_backend *backend, const rt_model_options *model,
+                         mica__rank_plan *plans, uint32_t count, rt_exec *exec, rc_msg *msg)
+{
+    uint32_t threads = 0;
+    *r = (mica__ranks){.backend = backend, .count = count};
+    r->models = calloc(count, sizeof *r->models);
+    r->execs = calloc(count, sizeof *r->execs);
+    if (!r->models || !r->execs) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u ranks", count);
+    for (uint32_t i = 0; i < count; i++) threads += plans[i].device.threads;
+    if (count > 1) RC_TRY(rt_group_local_create(count, threads, &r->group, msg));
+    for (uint32_t i = 0; i < count; i++) RC_TRY(open_rank(r, model, &plans[i], i, msg));
+    *exec = r->execs[0];
+    return count > 1 ? rt_exec_ranks_create(r->execs, count, &r->team, exec, msg) : RC_OK;
+}
+
+void mica__ranks_close(mica__ranks *r)
+{
+    rt_exec_ranks_destroy(r->team);
+    for (uint32_t i = 0; r->models && i < r->count; i++) {
+        rt_model_close(r->models[i].model);
+        if (r->models[i].device) r->backend->close(r->models[i].device);
+    }
+    rt_group_local_destroy(r->group);
+    free(r->models);
+    free(r->execs);
+    *r = (mica__ranks){0};
+}
