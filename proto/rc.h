@@ -27,11 +27,13 @@ extern "C" {
     X(DEADLINE_EXCEEDED, 4, "too late")                                                            \
     X(NOT_FOUND, 5, "no such name")                                                                \
     X(ALREADY_EXISTS, 6, "the name is taken")                                                      \
+    X(PERMISSION_DENIED, 7, "not for this caller")                                                 \
     X(RESOURCE_EXHAUSTED, 8, "no room now")                                                        \
     X(FAILED_PRECONDITION, 9, "not in a state that allows it")                                     \
     X(UNIMPLEMENTED, 12, "this build cannot")                                                      \
     X(INTERNAL, 13, "a system call or device failed")                                              \
-    X(UNAVAILABLE, 14, "shutting down or not ready")
+    X(UNAVAILABLE, 14, "shutting down or not ready")                                               \
+    X(UNAUTHENTICATED, 16, "no key, or nobody's")
 
 typedef enum rc_code {
 #define RC_ENUM_(name, number, text) RC_##name = number,

@@ -207,6 +207,7 @@ typedef struct mica_info {
 typedef struct mica_adapter {
     int64_t id;                  /* above 0; a name that is loaded again gets a new one */
     const char *name, *path;
+    uint64_t bytes;              /* of its weights */
     bool is_resident;            /* in a slot, after the last step */
     bool is_awaited;             /* requests for it wait to be admitted */
 } mica_adapter;

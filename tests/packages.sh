@@ -1,7 +1,7 @@
 # Debian packages of the two commands; sourced by bench/demo and tests/run.
 
 packages_build="gcc libc6-dev cmake ninja-build pkg-config libjansson-dev libpcre2-dev libxxhash-dev libutf8proc-dev
-    libgrpc-dev libmicrohttpd-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libcmocka-dev python3 python3-pip ca-certificates"
+    libgrpc-dev libmicrohttpd-dev libssl-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libcmocka-dev python3 python3-pip ca-certificates"
 packages_tests="g++ python3-venv git prometheus protobuf-compiler-grpc python3-grpcio python3-protobuf openssl"
 packages_fuzz="clang"
 

@@ -141,6 +141,7 @@ rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_m
     char *at = (char *)(list + m->names_count);
     for (uint32_t i = 0; list && i < m->names_count; i++) {
         list[i].id = m->names[i].id;
+        list[i].bytes = adapter_content_weights(m->names[i].content)->bytes;
         list[i].is_resident = m->names[i].is_resident;
         list[i].is_awaited = m->names[i].is_awaited;
         list[i].name = take_string(&at, m->names[i].name);

@@ -4,7 +4,7 @@
 #include <stddef.h>
 
 /* A signal handler has nothing but globals to write to. */
-static volatile sig_atomic_t noted;
+static volatile sig_atomic_t noted, hangups;
 
 static void note(int signal_number)
 {
@@ -32,4 +32,25 @@ void rt__interrupt_unwatch(void)
 int rt__interrupt_signal(void)
 {
     return noted;
+}
+
+static void note_hangup(int signal_number)
+{
+    (void)signal_number;
+    hangups = 1;
+}
+
+void rt__interrupt_watch_hangup(void)
+{
+    struct sigaction action = {.sa_handler = note_hangup, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    hangups = 0;
+    sigaction(SIGHUP, &action, NULL);
+}
+
+bool rt__interrupt_hangup(void)
+{
+    bool came = hangups;
+    hangups = 0;
+    return came;
 }

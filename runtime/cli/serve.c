@@ -8,7 +8,7 @@
 #include "runtime/cli/interrupt.h"
 #include "runtime/server/server.h"
 
-enum { SIGNAL_LOOK_MS = 50, PORT_MAX = 65535, DRAIN_MAX = 86400 };
+enum { SIGNAL_LOOK_MS = 50, PORT_MAX = 65535, NO_PORT = 65536, DRAIN_MAX = 86400 };
 
 typedef struct serve_flags {
     rt_engine_flags engine;
@@ -27,6 +27,9 @@ static const rt_flag own[] = {
      NULL},
     {"port", NULL, RT_FLAG_U32, SERVER(http_port), "N", "of HTTP; 0: any free one (8000)", 0, PORT_MAX, NULL,
      NULL},
+    {"admin-port", NULL, RT_FLAG_U32, SERVER(admin_port), "N",
+     "loading and unloading adapters moves there; 0: any free one", 0, PORT_MAX, NULL, NULL},
+    TEXT("tenants", tenants, "FILE", "keys, adapters, limits; read again on SIGHUP (all may do all)"),
     TEXT("lora-root", lora_root, "DIR", "LoadLora reads below it (nothing is loaded)"),
     {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
      DRAIN_MAX, NULL, NULL},
@@ -61,15 +64,26 @@ static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
     if (s->ssl_key_file && !s->ssl_cert_file) return refuse("ssl-keyfile", "needs --ssl-certfile", msg);
     if (s->ssl_cert_file && !s->ssl_key_file) return refuse("ssl-certfile", "needs --ssl-keyfile", msg);
     if (s->ssl_ca_certs && !s->ssl_key_file) return refuse("ssl-ca-certs", "needs --ssl-keyfile", msg);
+    f->server.has_admin_port = s->admin_port != NO_PORT;
+    RC_TRY(rt_server_check(s, msg));
     return rt__engine_flags_finish(&f->engine, msg);
 }
 
+static void reload(rt_server *s, rt_progress *out)
+{
+    rc_msg msg;
+    bool ok = rt_server_reload(s, &msg) == RC_OK;
+    rt_progress_line(out, "%s%s", ok ? "tenants: read again" : "tenants: nothing has changed: ",
+                     ok ? "" : msg.text);
+}
+
 /* Errors UNAVAILABLE: the engine is lost. */
-static rc_code wait_for_signal(const mica *m, rc_msg *msg)
+static rc_code wait_for_signal(const mica *m, rt_server *s, rt_progress *out, rc_msg *msg)
 {
     const struct timespec pause = {0, SIGNAL_LOOK_MS * 1000000};
     while (!rt__interrupt_signal()) {
         RC_TRY(mica_status(m, msg));
+        if (rt__interrupt_hangup()) reload(s, out);
         nanosleep(&pause, NULL);
     }
     return RC_OK;
@@ -85,12 +99,17 @@ static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
     rt__console_loaded(console);
     RC_TRY(rt_server_open(&f->server, *m, &s, msg));
     rt__interrupt_watch();
+    if (f->server.tenants) rt__interrupt_watch_hangup();
     const char *host = f->server.host;
     bool is_v6 = strchr(host, ':') != NULL;
+    char admin[300] = "";
+    if (f->server.has_admin_port)
+        snprintf(admin, sizeof admin, is_v6 ? " admin=[%s]:%u" : " admin=%s:%u", host,
+                 rt_server_admin_port(s));
     rt_progress_line(&console->progress,
-                     is_v6 ? "ready grpc=[%s]:%u http=[%s]:%u" : "ready grpc=%s:%u http=%s:%u", host,
-                     rt_server_grpc_port(s), host, rt_server_http_port(s));
-    rc_code code = wait_for_signal(*m, msg);
+                     is_v6 ? "ready grpc=[%s]:%u http=[%s]:%u%s" : "ready grpc=%s:%u http=%s:%u%s", host,
+                     rt_server_grpc_port(s), host, rt_server_http_port(s), admin);
+    rc_code code = wait_for_signal(*m, s, &console->progress, msg);
     if (code == RC_OK) {
         rt_progress_line(&console->progress, "draining for at most %u s", f->server.drain_seconds);
         rt_server_drain(s);
@@ -111,7 +130,8 @@ static int work(serve_flags *f, rt_console *console)
 int rt_command_serve(int argc, char **argv)
 {
     serve_flags f = {
-        .server = {.host = "127.0.0.1", .grpc_port = 50051, .http_port = 8000, .drain_seconds = 30}};
+        .server = {.host = "127.0.0.1", .grpc_port = 50051, .http_port = 8000,
+                   .admin_port = NO_PORT, .drain_seconds = 30}};
     rt_flag_set sets[1 + RT_ENGINE_SETS] = {{NULL, own, OWN, &f}};
     rt_texts rest = {0};
     rt_console console;

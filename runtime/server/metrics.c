@@ -37,14 +37,14 @@ struct rt_metrics {
 };
 
 /* Bounds end with a 0. */
-static const double first_token_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,  .75, 1,
+static const double first_token_bounds[] = {.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,   .75, 1,
                                             2.5,  5,    7.5, 10,  20,  40,  80,  160, 640, 2560, 0};
-static const double gap_bounds[] = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
-                                    .75, 1,    2.5, 5,    7.5, 10, 20, 40, 80, 0};
-static const double request_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
+static const double gap_bounds[] = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                    .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80, 0};
+static const double request_bounds[] = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,   20,
                                         30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680, 0};
-static const double token_bounds[] = {1,    2,    5,     10,    20,    50,     100,    200,    500,
-                                      1000, 2000, 5000,  10000, 20000, 50000,  100000, 200000, 0};
+static const double token_bounds[] = {1,    2,    5,    10,    20,    50,    100,    200,    500,
+                                      1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 0};
 
 static const struct {
     const char *name, *help;

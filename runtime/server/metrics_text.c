@@ -140,6 +140,5 @@ void rt__page_process(rt_metrics_page *p, int64_t started)
               (double)started);
     add_plain(p->out, "process_cpu_seconds_total", "counter", "Processor time of all threads.",
               (double)cpu.tv_sec + (double)cpu.tv_nsec * 1e-9);
-    add_plain(p->out, "process_resident_memory_bytes", "gauge", "Memory that is resident.",
-              resident_bytes());
+    add_plain(p->out, "process_resident_memory_bytes", "gauge", "Memory that is resident.", resident_bytes());
 }

@@ -55,6 +55,29 @@ static const rpc_method methods[] = {
     REFLECTION("v1alpha"),
 };
 
+static const rpc_method admin_methods[] = {
+    UNARY("/vllm.Control/GetServerInfo", rt__get_server_info),
+    UNARY("/vllm.Control/GetModelInfo", rt__get_model_info),
+    UNARY("/vllm.Control/Abort", rt__abort),
+    UNARY("/vllm.Control/LoadLora", rt__admin_load_lora),
+    UNARY("/vllm.Control/UnloadLora", rt__admin_unload_lora),
+    UNARY("/vllm.Control/ListLoras", rt__list_loras),
+    UNARY("/vllm.Control/GetKvEventSources", rt__get_kv_event_sources),
+    UNARY("/vllm.Lora/LoadLora", rt__admin_load_lora),
+    UNARY("/vllm.Lora/UnloadLora", rt__admin_unload_lora),
+    UNARY("/vllm.Lora/ListLoras", rt__list_loras),
+    UNARY("/grpc.health.v1.Health/Check", rt__health_check),
+};
+
+bool rt__enter(rpc_call *c, rt_server *s, rt_caller *caller)
+{
+    rc_msg msg;
+    rc_code code = rt__access_enter(s->access, c, caller, &msg);
+    if (code == RC_OK) return true;
+    rt__refuse(c, code, &msg);
+    return false;
+}
+
 void rt__answer(rpc_call *c, const void *protobuf_message)
 {
     const ProtobufCMessage *m = protobuf_message;
@@ -123,6 +146,26 @@ static const rt_http_page http_pages[] = {
     {NULL, NULL, NULL},
 };
 
+/* The engine serves in order of arrival, so no more is given to it than it needs to be busy: as many requests
+ * as run at once and some to follow them, and two steps' worth of prompts. */
+static rc_code open_door(rt_server *s, rc_msg *msg)
+{
+    uint32_t seqs = s->info.max_num_seqs;
+    if (!s->o.tenants) return RC_OK;
+    return rt__access_open(s->o.tenants, seqs + seqs / 8 + 1, 2 * s->info.max_num_batched_tokens, &s->access,
+                           msg);
+}
+
+static rc_code open_admin_port(rt_server *s, const rpc_options *main, rc_msg *msg)
+{
+    rpc_options rpc = *main;
+    if (!s->o.has_admin_port) return RC_OK;
+    rpc.port = s->o.admin_port;
+    rpc.methods = admin_methods;
+    rpc.methods_count = sizeof admin_methods / sizeof *admin_methods;
+    return rpc_server_open(&rpc, &s->admin_rpc, &s->admin_port, msg);
+}
+
 static rc_code start(rt_server *s, rc_msg *msg)
 {
     rpc_options rpc = {.host = s->o.host,
@@ -136,12 +179,14 @@ static rc_code start(rt_server *s, rc_msg *msg)
                        .methods = methods,
                        .methods_count = sizeof methods / sizeof *methods,
                        .ctx = s};
+    RC_TRY(open_door(s, msg));
     RC_TRY(rt__lora_jobs_create(s, msg));
     atomic_store(&s->is_polling, true);
     if (pthread_create(&s->poller, NULL, poll_engine, s))
         return rc_fail(RC_INTERNAL, msg, "a thread of the server could not be started");
     s->has_poller = true;
     RC_TRY(rpc_server_open(&rpc, &s->rpc, &s->port, msg));
+    RC_TRY(open_admin_port(s, &rpc, msg));
     return rt__http_open(s->o.host, s->o.http_port, http_pages, s, &s->http, msg);
 }
 
@@ -168,9 +213,30 @@ uint32_t rt_server_grpc_port(const rt_server *s)
 {
     return s->port;
 }
+uint32_t rt_server_admin_port(const rt_server *s)
+{
+    return s->admin_port;
+}
 uint32_t rt_server_http_port(const rt_server *s)
 {
     return rt__http_port(s->http);
+}
+
+rc_code rt_server_check(const rt_server_options *options, rc_msg *msg)
+{
+    rt_tenants *t;
+    if (!options->tenants) return RC_OK;
+    RC_TRY(rt__tenants_read(options->tenants, &t, msg));
+    rt__tenants_free(t);
+    return RC_OK;
+}
+
+rc_code rt_server_reload(rt_server *s, rc_msg *msg)
+{
+    if (!s->access) return RC_OK;
+    RC_TRY(rt__access_reload(s->access, msg));
+    rt__generations_admit(s); /* limits may have grown */
+    return RC_OK;
 }
 
 void rt_server_drain(rt_server *s)
@@ -189,12 +255,14 @@ void rt_server_close(rt_server *s)
     atomic_store(&s->is_draining, true);
     rt__lora_jobs_end(s);
     rt__health_end(s);
+    rpc_server_close(s->admin_rpc, 0);
     rpc_server_close(s->rpc, rt__generations_left(s) ? 0 : GOAWAY_MS);
     atomic_store(&s->is_polling, false);
     if (s->has_poller) pthread_join(s->poller, NULL);
     rt__lora_jobs_destroy(s);
     rt__http_close(s->http);
     rt__metrics_destroy(s->metrics);
+    rt__access_close(s->access);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }

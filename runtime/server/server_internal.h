@@ -1,7 +1,8 @@
 /* runtime/server/server_internal.h - what the services of one server share.
  *
- * Locks, in the order in which they may be held together: `lock`, then a generation's own, then those of
- * runtime/mica.h. Handlers of calls and the poller take them; none is held while gRPC core calls back.
+ * Locks, in the order in which they may be held together: `lock`, then a generation's own, then that of the
+ * door (access.h) and those of runtime/mica.h. Handlers of calls and the poller take them; none is held while
+ * gRPC core calls back.
  */
 #ifndef RUNTIME_SERVER_SERVER_INTERNAL_H
 #define RUNTIME_SERVER_SERVER_INTERNAL_H
@@ -9,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "runtime/server/access.h"
 #include "runtime/server/http.h"
 #include "runtime/server/metrics.h"
 #include "runtime/server/rpc_core.h"
@@ -23,10 +25,11 @@ struct rt_server {
     mica *m;
     mica_info info;
     char instance_id[33];
-    rpc_server *rpc;
+    rt_access *access; /* NULL: no tenants file */
+    rpc_server *rpc, *admin_rpc;
     rt_metrics *metrics;
     rt_http *http;
-    uint32_t port;
+    uint32_t port, admin_port;
     pthread_t poller;
     bool has_poller;
     atomic_bool is_draining, is_polling;
@@ -45,7 +48,8 @@ void rt__generation_closed(rpc_call *c, bool cancelled);
 void rt__generation_freed(void *generation);
 void rt__generation_event(rt_server *s, const mica_event *e); /* the poller's */
 bool rt__generations_left(rt_server *s);
-void rt__generations_abort(rt_server *s, const char *request_id, size_t bytes);
+void rt__generations_abort(rt_server *s, const rt_caller *caller, const char *request_id, size_t bytes);
+void rt__generations_admit(rt_server *s); /* gives the engine those whose turn it is */
 
 /* service_control.c */
 void rt__get_server_info(rpc_call *c, void *server);
@@ -60,6 +64,8 @@ void rt__lora_jobs_end(rt_server *s); /* what waits is refused, from here on all
 void rt__lora_jobs_destroy(rt_server *s);
 void rt__load_lora(rpc_call *c, void *server);
 void rt__unload_lora(rpc_call *c, void *server);
+void rt__admin_load_lora(rpc_call *c, void *server); /* on the admin's port */
+void rt__admin_unload_lora(rpc_call *c, void *server);
 
 /* service_health.c */
 void rt__health_check(rpc_call *c, void *server);
@@ -74,6 +80,8 @@ void rt__reflection_start(rpc_call *c, void *server);
 void rt__reflection_received(rpc_call *c, const uint8_t *message, size_t bytes);
 void rt__reflection_written(rpc_call *c);
 
+/* Finds out who calls, or refuses the call itself. After true rt__access_leave() is due. */
+bool rt__enter(rpc_call *c, rt_server *s, rt_caller *caller);
 /* Packs and sends the one answer of a call. */
 void rt__answer(rpc_call *c, const void *protobuf_message);
 void rt__refuse(rpc_call *c, rc_code code, const rc_msg *msg);

@@ -8,7 +8,10 @@
 /* These requests have no fields, so any message of theirs is as good as an empty one. */
 void rt__get_server_info(rpc_call *c, void *server)
 {
-    const rt_server *s = server;
+    rt_server *s = server;
+    rt_caller caller;
+    if (!rt__enter(c, s, &caller)) return;
+    rt__access_leave(s->access, &caller);
     Vllm__ServerInfo info = VLLM__SERVER_INFO__INIT;
     Vllm__ParallelismInfo one = VLLM__PARALLELISM_INFO__INIT;
     one.tensor_parallel_size = one.world_size = s->info.ranks;
@@ -29,7 +32,10 @@ void rt__get_server_info(rpc_call *c, void *server)
 
 void rt__get_model_info(rpc_call *c, void *server)
 {
-    const rt_server *s = server;
+    rt_server *s = server;
+    rt_caller caller;
+    if (!rt__enter(c, s, &caller)) return;
+    rt__access_leave(s->access, &caller);
     Vllm__ModelInfo info = VLLM__MODEL_INFO__INIT;
     int32_t *ids;
     size_t count;
@@ -43,7 +49,7 @@ void rt__get_model_info(rpc_call *c, void *server)
     rt__answer(c, &info);
 }
 
-void rt__abort(rpc_call *c, void *server)
+static void abort_all(rpc_call *c, rt_server *s, const rt_caller *caller)
 {
     Vllm__AbortResponse done = VLLM__ABORT_RESPONSE__INIT;
     size_t bytes;
@@ -56,22 +62,41 @@ void rt__abort(rpc_call *c, void *server)
         return;
     }
     for (size_t i = 0; i < q->n_request_ids; i++)
-        rt__generations_abort(server, (const char *)q->request_ids[i].data, q->request_ids[i].len);
+        rt__generations_abort(s, caller, (const char *)q->request_ids[i].data, q->request_ids[i].len);
     vllm__abort_request__free_unpacked(q, NULL);
     rt__answer(c, &done);
 }
 
-void rt__list_loras(rpc_call *c, void *server)
+void rt__abort(rpc_call *c, void *server)
 {
-    const rt_server *s = server;
+    rt_server *s = server;
+    rt_caller caller;
+    if (!rt__enter(c, s, &caller)) return;
+    abort_all(c, s, &caller);
+    rt__access_leave(s->access, &caller);
+}
+
+/* Those that the caller may see move to the front. */
+static size_t keep_visible(mica_adapter *list, size_t count, const rt_caller *caller)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++)
+        if (rt__caller_sees(caller, list[i].name)) list[kept++] = list[i];
+    return kept;
+}
+
+static void list_loras(rpc_call *c, const rt_server *s, const rt_caller *caller)
+{
     Vllm__ListLorasResponse list = VLLM__LIST_LORAS_RESPONSE__INIT;
     mica_adapter *adapters;
+    size_t count;
     rc_msg msg;
-    rc_code code = mica_adapter_list(s->m, &adapters, &list.n_adapters, &msg);
+    rc_code code = mica_adapter_list(s->m, &adapters, &count, &msg);
     if (code != RC_OK) {
         rt__refuse(c, code, &msg);
         return;
     }
+    list.n_adapters = keep_visible(adapters, count, caller);
     Vllm__LoraAdapter *each = calloc(list.n_adapters + 1, sizeof *each);
     list.adapters = calloc(list.n_adapters + 1, sizeof(Vllm__LoraAdapter *));
     for (size_t i = 0; each && list.adapters && i < list.n_adapters; i++) {
@@ -90,10 +115,22 @@ void rt__list_loras(rpc_call *c, void *server)
     free(adapters);
 }
 
+void rt__list_loras(rpc_call *c, void *server)
+{
+    rt_server *s = server;
+    rt_caller caller;
+    if (!rt__enter(c, s, &caller)) return;
+    list_loras(c, s, &caller);
+    rt__access_leave(s->access, &caller);
+}
+
 /* K/V events are not published. */
 void rt__get_kv_event_sources(rpc_call *c, void *server)
 {
     Vllm__GetKvEventSourcesResponse none = VLLM__GET_KV_EVENT_SOURCES_RESPONSE__INIT;
-    (void)server;
+    rt_server *s = server;
+    rt_caller caller;
+    if (!rt__enter(c, s, &caller)) return;
+    rt__access_leave(s->access, &caller);
     rt__answer(c, &none);
 }

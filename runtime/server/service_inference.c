@@ -1,9 +1,10 @@
 /* vllm.Inference: a generation is a call, its request in the engine, and what of the answer is not sent yet.
  *
- *     start()    decodes, submits                    closed()   cancels what the client left
+ *     start()    decodes, submits or is held         closed()   cancels what the client left
  *     poller     gathers an event, sends if idle     written()  sends what came meanwhile
  *
- * The engine's part holds a reference to the call until its last event, so neither end outlives the other. */
+ * The engine's part holds a reference to the call until its last event, so neither end outlives the other.
+ * With tenants (access.h) a generation waits outside the engine until it is its tenant's turn. */
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -18,6 +19,9 @@ struct rt_generation {
     rt_generation *next, **link; /* under the server's lock */
     char *request_id;            /* NULL: none was sent */
     bool is_stream;
+    rt_generate_request request; /* until it is submitted */
+    rt_share_item item;          /* with tenants */
+    rt_generation *next_aborted;
     pthread_mutex_t lock;     /* of what follows */
     uint64_t id;              /* in the engine; 0: not there */
     bool is_writing, is_over; /* over: finished, or the client has gone */
@@ -40,6 +44,7 @@ static void cancel(rt_generation *g)
 static void fail(rt_generation *g, rc_code code, const char *text)
 {
     if (g->is_over) return;
+    rt__access_end(g->server->access, &g->item); /* before the status is sent */
     g->is_over = true;
     g->is_end_due = g->is_writing;
     g->end_code = code;
@@ -108,8 +113,11 @@ static void observe(rt_generation *g, const mica_event *e)
 
 static void gather(rt_generation *g, const mica_event *e)
 {
+    rt_access *access = g->server->access;
     rc_msg msg;
     observe(g, e);
+    rt__access_progress(access, &g->item, e->tokens_count, e->prompt->cached_tokens);
+    if (e->finish != MICA_RUNNING) rt__access_end(access, &g->item); /* before the status is sent */
     rc_code code = rt__generate_reply_add(&g->reply, e, &msg);
     if (e->finish == MICA_FAILED) {
         fail(g, RC_INTERNAL, e->error ? e->error->text : "the engine failed");
@@ -150,11 +158,11 @@ static void delist(rt_generation *g)
 void rt__generation_event(rt_server *s, const mica_event *e)
 {
     rt_generation *g = e->user;
-    (void)s;
     pthread_mutex_lock(&g->lock);
     gather(g, e);
     pthread_mutex_unlock(&g->lock);
     if (e->request_done) delist(g);
+    rt__generations_admit(s);
 }
 
 bool rt__generations_left(rt_server *s)
@@ -163,20 +171,6 @@ bool rt__generations_left(rt_server *s)
     bool any = s->generations != NULL;
     pthread_mutex_unlock(&s->lock);
     return any;
-}
-
-void rt__generations_abort(rt_server *s, const char *request_id, size_t bytes)
-{
-    pthread_mutex_lock(&s->lock);
-    for (rt_generation *g = s->generations; g; g = g->next) {
-        if (!g->request_id || strlen(g->request_id) != bytes || memcmp(g->request_id, request_id, bytes))
-            continue;
-        pthread_mutex_lock(&g->lock);
-        g->is_aborted = true;
-        cancel(g);
-        pthread_mutex_unlock(&g->lock);
-    }
-    pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- a call ---- */
@@ -198,14 +192,19 @@ void rt__generation_closed(rpc_call *c, bool cancelled)
 {
     rt_generation *g = rpc_call_state(c);
     pthread_mutex_lock(&g->lock);
+    bool was_held = cancelled && rt__access_end(g->server->access, &g->item);
     if (cancelled) cancel(g);
     if (cancelled) g->is_over = true;
     pthread_mutex_unlock(&g->lock);
+    rt_server *s = g->server;
+    if (was_held) delist(g);
+    if (cancelled) rt__generations_admit(s);
 }
 
 void rt__generation_freed(void *generation)
 {
     rt_generation *g = generation;
+    rt__generate_request_deinit(&g->request);
     rt__generate_reply_deinit(&g->reply);
     pthread_mutex_destroy(&g->lock);
     free(g->request_id);
@@ -225,8 +224,9 @@ static rt_generation *create(rpc_call *c, rt_server *s, bool is_stream)
     return g;
 }
 
-/* What the request's names must be; adapters are found by mica_submit(). */
-static rc_code check_names(const rt_server *s, const rt_generate_request *r, rc_msg *msg)
+/* What the request's names must be. An adapter that a tenant cannot see does not exist for it. */
+static rc_code check_names(const rt_server *s, const rt_caller *caller, const rt_generate_request *r,
+                           rc_msg *msg)
 {
     const char *base = s->info.model_name, *lora = r->q.model;
     if (r->served_name && strcmp(r->served_name, base))
@@ -234,41 +234,161 @@ static rc_code check_names(const rt_server *s, const rt_generate_request *r, rc_
                        base);
     if (lora && !strcmp(lora, base))
         return rc_fail(RC_NOT_FOUND, msg, "lora_name: '%.200s' is the base model: leave it empty", lora);
+    if (lora && !rt__caller_sees(caller, lora))
+        return rc_fail(RC_NOT_FOUND, msg, "lora_name: no adapter '%.300s' is loaded", lora);
     return RC_OK;
 }
 
-/* Events may come before mica_submit() has returned; they wait for the lock. */
-static rc_code submit(rt_generation *g, const rt_generate_request *r, rc_msg *msg)
+/* Gives the engine a listed generation; events may come before mica_submit() has returned, and wait for the
+ * lock. On failure it is listed no more. */
+static rc_code submit(rt_generation *g, rc_msg *msg)
 {
-    mica_request q = r->q;
-    q.user = g;
-    g->facts.max_tokens = q.max_tokens;
-    enlist(g);
     pthread_mutex_lock(&g->lock);
-    rc_code code = mica_submit(g->server->m, &q, &g->id, msg);
-    if (g->is_aborted || g->is_over) cancel(g);
+    const char *model = g->request.q.model;
+    g->request.q.user = g;
+    g->facts.max_tokens = g->request.q.max_tokens;
+    rc_code code = mica_submit(g->server->m, &g->request.q, &g->id, msg);
+    if (code == RC_OK && (g->is_aborted || g->is_over)) cancel(g);
+    if (code == RC_NOT_FOUND && model)
+        rc_fail(code, msg, "lora_name: no adapter '%.300s' is loaded", model);
+    else if (code != RC_OK)
+        rt__generate_request_explain(msg);
+    rt__generate_request_deinit(&g->request);
+    if (code != RC_OK) rt__access_end(g->server->access, &g->item);
     pthread_mutex_unlock(&g->lock);
-    if (code == RC_OK) return code;
-    delist(g);
-    if (code == RC_NOT_FOUND && q.model)
-        return rc_fail(code, msg, "lora_name: no adapter '%.300s' is loaded", q.model);
-    rt__generate_request_explain(msg);
+    if (code != RC_OK) delist(g);
     return code;
+}
+
+/* One that was held is answered here where the engine refuses it. */
+static void submit_held(rt_generation *g)
+{
+    rc_msg msg;
+    rpc_call *c = g->call;
+    rpc_call_hold(c);
+    rc_code code = submit(g, &msg);
+    pthread_mutex_lock(&g->lock);
+    if (code != RC_OK) fail(g, code, msg.text);
+    pthread_mutex_unlock(&g->lock);
+    rpc_call_release(c);
+}
+
+void rt__generations_admit(rt_server *s)
+{
+    rt_share_item *item;
+    while ((item = rt__access_next(s->access)))
+        submit_held((rt_generation *)((char *)item - offsetof(rt_generation, item)));
+}
+
+static bool is_named(const rt_generation *g, const rt_caller *caller, const char *request_id, size_t bytes)
+{
+    if (!g->request_id || strlen(g->request_id) != bytes || memcmp(g->request_id, request_id, bytes))
+        return false;
+    return !caller->tenant || g->item.share == caller->tenant->share;
+}
+
+/* One that is held goes to the engine, whose answer is that it was aborted. */
+void rt__generations_abort(rt_server *s, const rt_caller *caller, const char *request_id, size_t bytes)
+{
+    rt_generation *held = NULL;
+    pthread_mutex_lock(&s->lock);
+    for (rt_generation *g = s->generations; g; g = g->next) {
+        if (!is_named(g, caller, request_id, bytes)) continue;
+        pthread_mutex_lock(&g->lock);
+        g->is_aborted = true;
+        if (rt__access_end(s->access, &g->item)) {
+            g->next_aborted = held;
+            held = g;
+        } else {
+            cancel(g);
+        }
+        pthread_mutex_unlock(&g->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    for (rt_generation *next; held; held = next) {
+        next = held->next_aborted;
+        submit_held(held);
+    }
+    rt__generations_admit(s);
+}
+
+/* MiB that must be read before it can run. */
+static uint32_t missing_mib(const rt_server *s, const char *adapter)
+{
+    mica_adapter *list;
+    size_t count;
+    uint32_t mib = 0;
+    if (!adapter || mica_adapter_list(s->m, &list, &count, NULL) != RC_OK) return 0;
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(list[i].name, adapter) && !list[i].is_resident) mib = (uint32_t)(list[i].bytes >> 20);
+    free(list);
+    return mib;
+}
+
+/* The prompt as ids, since what a request costs must be known before it waits. */
+static rc_code tokenize(const rt_server *s, rt_generate_request *r, rc_msg *msg)
+{
+    mica_request *q = &r->q;
+    if (!q->prompt_text) return RC_OK;
+    rc_code code = mica_tokenize(s->m, q->prompt_text, q->prompt_text_bytes, q->add_special_tokens,
+                                 &r->prompt_ids, &q->prompt_ids_count, msg);
+    if (code != RC_OK) return code;
+    q->prompt_ids = r->prompt_ids;
+    q->prompt_text = NULL;
+    return RC_OK;
+}
+
+/* The tenant's part of a request: its K/V is named by its group, and it waits for its turn. */
+static rc_code wait_for_turn(rt_generation *g, const rt_tenant *tenant, rc_msg *msg)
+{
+    rt_server *s = g->server;
+    rt_generate_request *r = &g->request;
+    uint32_t keep = r->q.truncate_prompt_tokens;
+    char salt[RT_SALT_TEXT_BYTES], seconds[24];
+    int64_t retry_us;
+    RC_TRY(tokenize(s, r, msg));
+    rt__tenant_salt(tenant, r->salt, salt);
+    free(r->salt);
+    r->salt = strdup(salt);
+    if (!r->salt) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the request");
+    r->q.cache_salt = r->salt;
+    g->item.share = tenant->share;
+    g->item.prompt_tokens = keep && keep < r->q.prompt_ids_count ? keep : (uint32_t)r->q.prompt_ids_count;
+    g->item.adapter_mib = missing_mib(s, r->q.model);
+    enlist(g);
+    rc_code code = rt__access_arrive(s->access, &g->item, &retry_us, msg);
+    if (code == RC_OK) return RC_OK;
+    snprintf(seconds, sizeof seconds, "%" PRId64, (retry_us + 999999) / 1000000);
+    if (retry_us) rpc_call_trailer(g->call, "retry-after", seconds);
+    delist(g);
+    return code;
+}
+
+static rc_code begin_for(rt_generation *g, const rt_caller *caller, rc_msg *msg)
+{
+    rt_server *s = g->server;
+    size_t bytes;
+    const uint8_t *message = rpc_call_message(g->call, &bytes);
+    if (atomic_load(&s->is_draining)) return rc_fail(RC_UNAVAILABLE, msg, "the server is shutting down");
+    if (s->access && rt__caller_is_admin(caller))
+        return rc_fail(RC_PERMISSION_DENIED, msg, "the admin's key generates nothing: expected a tenant's");
+    RC_TRY(rt__generate_request_decode(&g->request, message, bytes, s->info.vocab, msg));
+    rt__generate_reply_init(&g->reply, &g->request.wants);
+    g->request_id = g->request.key ? strdup(g->request.key) : NULL;
+    RC_TRY(check_names(s, caller, &g->request, msg));
+    if (s->access) return wait_for_turn(g, caller->tenant, msg);
+    enlist(g);
+    return submit(g, msg);
 }
 
 static rc_code begin(rt_generation *g, rc_msg *msg)
 {
     rt_server *s = g->server;
-    rt_generate_request r;
-    size_t bytes;
-    const uint8_t *message = rpc_call_message(g->call, &bytes);
-    if (atomic_load(&s->is_draining)) return rc_fail(RC_UNAVAILABLE, msg, "the server is shutting down");
-    RC_TRY(rt__generate_request_decode(&r, message, bytes, s->info.vocab, msg));
-    rt__generate_reply_init(&g->reply, &r.wants);
-    g->request_id = r.key ? strdup(r.key) : NULL;
-    rc_code code = check_names(s, &r, msg);
-    if (code == RC_OK) code = submit(g, &r, msg);
-    rt__generate_request_deinit(&r);
+    rt_caller caller;
+    RC_TRY(rt__access_enter(s->access, g->call, &caller, msg));
+    rc_code code = begin_for(g, &caller, msg);
+    rt__access_leave(s->access, &caller);
+    if (code == RC_OK) rt__generations_admit(s);
     return code;
 }
 

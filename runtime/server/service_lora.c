@@ -240,28 +240,61 @@ static rc_code read_unload(rpc_call *c, lora_job *j, rc_msg *msg)
     return code;
 }
 
-static void change(rpc_call *c, rt_server *s, rc_code (*read)(rpc_call *, lora_job *, rc_msg *))
+/* Whether the caller may change adapters here, and this one. */
+static rc_code check_caller(const rt_server *s, const rt_caller *caller, bool is_admin_port, rc_msg *msg)
 {
-    lora_job *j = s->o.lora_root ? calloc(1, sizeof *j) : NULL;
+    if (caller->tenant && (is_admin_port || !caller->tenant->may_load))
+        return rc_fail(RC_PERMISSION_DENIED, msg, "adapters are loaded and unloaded with the admin's key");
+    if (!caller->tenant && !is_admin_port && s->o.has_admin_port)
+        return rc_fail(RC_PERMISSION_DENIED, msg, "adapters are loaded and unloaded on the admin's port");
+    if (!s->o.lora_root)
+        return rc_fail(RC_FAILED_PRECONDITION, msg,
+                       "adapters cannot be loaded or unloaded here: the server runs without --lora-root");
+    return RC_OK;
+}
+
+/* What a tenant cannot see is not there when it unloads, and cannot be made by it. */
+static rc_code check_name(const lora_job *j, const rt_caller *caller, rc_msg *msg)
+{
+    if (rt__caller_sees(caller, j->name)) return RC_OK;
+    if (!j->path) return rc_fail(RC_NOT_FOUND, msg, "lora_name: no adapter '%.300s' is loaded", j->name);
+    return rc_fail(RC_PERMISSION_DENIED, msg, "lora_name: '%.300s' is none of this tenant's adapters",
+                   j->name);
+}
+
+static void change(rpc_call *c, rt_server *s, bool is_admin_port,
+                   rc_code (*read)(rpc_call *, lora_job *, rc_msg *))
+{
+    rt_caller caller;
     rc_msg msg;
-    if (!s->o.lora_root) {
-        rpc_call_finish(c, RC_FAILED_PRECONDITION,
-                        "adapters cannot be loaded or unloaded here: the server runs without --lora-root",
-                        NULL, 0);
-    } else if (!j) {
-        rpc_call_finish(c, RC_RESOURCE_EXHAUSTED, "no memory for the request", NULL, 0);
-    } else {
+    if (!rt__enter(c, s, &caller)) return;
+    rc_code code = check_caller(s, &caller, is_admin_port, &msg);
+    lora_job *j = code == RC_OK ? calloc(1, sizeof *j) : NULL;
+    if (code == RC_OK && !j) code = rc_fail(RC_RESOURCE_EXHAUSTED, &msg, "no memory for the request");
+    if (j) {
         j->call = c;
-        rc_code code = read(c, j, &msg);
+        code = read(c, j, &msg);
+        if (code == RC_OK) code = check_name(j, &caller, &msg);
         queue_or_refuse(c, s, j, code, &msg);
+    } else {
+        rt__refuse(c, code, &msg);
     }
+    rt__access_leave(s->access, &caller);
 }
 
 void rt__load_lora(rpc_call *c, void *server)
 {
-    change(c, server, read_load);
+    change(c, server, false, read_load);
 }
 void rt__unload_lora(rpc_call *c, void *server)
 {
-    change(c, server, read_unload);
+    change(c, server, false, read_unload);
+}
+void rt__admin_load_lora(rpc_call *c, void *server)
+{
+    change(c, server, true, read_load);
+}
+void rt__admin_unload_lora(rpc_call *c, void *server)
+{
+    change(c, server, true, read_unload);
 }

@@ -69,9 +69,9 @@ class Server:
         import time
         until = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < until:
-            found = re.search(r"^ready grpc=(\S+) http=(\S+)$", self.said(), re.M)
+            found = re.search(r"^ready grpc=(\S+) http=(\S+)(?: admin=(\S+))?$", self.said(), re.M)
             if found:
-                self.http = found.group(2)
+                self.http, self.admin = found.group(2, 3)
                 return found.group(1)
             assert self.process.poll() is None, f"the server ended: {self.said()}"
             time.sleep(0.02)
