@@ -171,7 +171,8 @@ void scene_attend(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs
 
 bool scene_in_pairs(const scene *s, const kv_cpu_kernels *kernels)
 {
-    return strcmp(kernels->family, "avx512_bf16") == 0 && s->layout.element_bytes <= 2;
+    bool dots = strcmp(kernels->family, "avx512_bf16") == 0 || strcmp(kernels->family, "cuda") == 0;
+    return dots && s->layout.element_bytes <= 2;
 }
 
 /* An element of the query as it enters the products, times the scale. */
