@@ -14,8 +14,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE = (".c", ".h")
-TEXT = (".c", ".h", ".py", ".md", ".txt", ".json", ".sh", ".in", ".cmake")
-LINE_MAX = {".c": 110, ".h": 110, ".py": 120}
+KERNELS = (".cu", ".cuh", ".cpp")
+TEXT = (*CODE, *KERNELS, ".py", ".md", ".txt", ".json", ".sh", ".in", ".cmake")
+LINE_MAX = {".c": 110, ".h": 110, ".cu": 110, ".cuh": 110, ".cpp": 110, ".py": 120}
 FILE_LINES_MAX = 600
 FILE_BYTES_MAX = 2 << 20
 GENERATED = {"runtime/tokenizer/unicode_tables.c"}   # made by a script that says so on their first line
@@ -67,7 +68,7 @@ def check_includes(files):
     for path in files:
         folder = os.path.dirname(path)
         top = folder.split("/")[0]
-        if not path.endswith(CODE) or top in ("tests", "bench"):
+        if not path.endswith((*CODE, *KERNELS)) or top in ("tests", "bench"):
             continue
         rules = table.get(folder)
         if rules is None:
@@ -108,7 +109,8 @@ def check_built(files):
     words = set(re.findall(r"[\w./${}-]+", lists))
     names = {w.split("/")[-1] for w in words}
     for path in files:
-        if path.endswith(".c") and os.path.basename(path) not in names and not path.startswith("tests/install/"):
+        is_source = path.endswith((".c", ".cu", ".cpp")) and not path.startswith("tests/install/")
+        if is_source and os.path.basename(path) not in names:
             yield f"{path} is in no CMakeLists.txt"
 
 
@@ -120,7 +122,7 @@ def check_text(files):
         if suffix not in TEXT and not is_script(path):
             continue
         lines = read(path).split("\n")
-        if path.endswith((*CODE, ".py")) and len(lines) - 1 > FILE_LINES_MAX and path not in GENERATED:
+        if path.endswith((*CODE, *KERNELS, ".py")) and len(lines) - 1 > FILE_LINES_MAX and path not in GENERATED:
             yield f"{path} has {len(lines) - 1} lines, at most {FILE_LINES_MAX} are"
         for number, line in enumerate(lines, 1):
             if "\t" in line:

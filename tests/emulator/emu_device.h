@@ -1,0 +1,29 @@
+/* tests/emulator/emu_device.h - what the fake libraries share: streams as queues of work, and a device's
+ * error.
+ *
+ * A stream's work runs where somebody waits for it (a synchronisation, an event, a query), in order and on
+ * the thread that waits, never earlier: what a program forgot to wait for has not happened.
+ */
+#ifndef TESTS_EMULATOR_EMU_DEVICE_H
+#define TESTS_EMULATOR_EMU_DEVICE_H
+
+#include <cuda_runtime_api.h>
+#include <functional>
+
+namespace emu
+{
+
+using Work = std::function<void()>;
+
+/* Queues work, or records it where the stream is being captured. */
+cudaError_t enqueue(cudaStream_t stream, Work work);
+
+/* A device that failed fails every later call, as a real one does. */
+void break_device(int device, cudaError_t error);
+int stream_device(cudaStream_t stream);
+
+/* The number that environment variable `name` holds, or `otherwise`. */
+unsigned long long setting(const char *name, unsigned long long otherwise);
+
+} /* namespace emu */
+#endif
