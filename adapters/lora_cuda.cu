@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(THREADS) lora_shrink(lora_step t)
         float a = element(d.a, (size_t)r * d.in + k, d.is_bf16);
 #pragma unroll
         for (uint32_t i = 0; i < ROWS; i++)
-            if (i < item.rows) sum[i] = fmaf(a, run.device_x[t.rows[item.first + i] * run.x_stride + k], sum[i]);
+            if (i < item.rows)
+                sum[i] = fmaf(a, run.device_x[t.rows[item.first + i] * run.x_stride + k], sum[i]);
     }
 #pragma unroll
     for (uint32_t i = 0; i < ROWS; i++) {
@@ -67,7 +68,8 @@ __global__ void __launch_bounds__(THREADS) lora_expand(lora_step t)
         float b = element(d.b, (size_t)column * d.rank + r, d.is_bf16);
 #pragma unroll
         for (uint32_t i = 0; i < ROWS; i++)
-            if (i < item.rows) sum[i] = fmaf(b, run.device_s[s_offset(run, item.first + i, blockIdx.y) + r], sum[i]);
+            if (i < item.rows)
+                sum[i] = fmaf(b, run.device_s[s_offset(run, item.first + i, blockIdx.y) + r], sum[i]);
     }
 #pragma unroll
     for (uint32_t i = 0; i < ROWS; i++) {

@@ -51,8 +51,10 @@ __global__ void __launch_bounds__(THREADS) kv_write_rows(kv_cuda_row_write w)
                        (float *)(head + (size_t)l.block_tokens * dim) + at);
         for (uint32_t d = lane; l.element_bytes > 1 && d < dim; d += 32) {
             size_t to = (size_t)at * dim + d;
-            if (l.element_bytes == 4) ((float *)head)[to] = from[d];
-            else ((uint16_t *)head)[to] = bf16_bits(from[d]);
+            if (l.element_bytes == 4)
+                ((float *)head)[to] = from[d];
+            else
+                ((uint16_t *)head)[to] = bf16_bits(from[d]);
         }
     }
 }
@@ -61,15 +63,21 @@ KREGISTER(kv_write_rows);
 cudaError_t kv_cuda_write(const kv_write *w, const kv_cuda_plan *plan, const uint32_t *device_words,
                           cudaStream_t stream)
 {
-    kv_cuda_row_write all = {*w->layout, w->layer, w->k, w->v, w->stride, (unsigned char *)w->kv,
-                             device_words + plan->tables_at, (const kv_cuda_row *)(device_words + plan->rows_at)};
+    kv_cuda_row_write all = {*w->layout,
+                             w->layer,
+                             w->k,
+                             w->v,
+                             w->stride,
+                             (unsigned char *)w->kv,
+                             device_words + plan->tables_at,
+                             (const kv_cuda_row *)(device_words + plan->rows_at)};
     if (!plan->rows) return cudaSuccess;
     return kl(kv_write_rows, dim3(plan->rows), dim3(THREADS), 0, stream, all);
 }
 
 /* blockIdx.x: a head of K or V of a layer. */
-__global__ void __launch_bounds__(THREADS) kv_copy_head_rows(kv_layout l, unsigned char *kv, uint32_t from,
-                                                             uint32_t to, uint32_t rows)
+__global__ void __launch_bounds__(THREADS)
+    kv_copy_head_rows(kv_layout l, unsigned char *kv, uint32_t from, uint32_t to, uint32_t rows)
 {
     size_t row_bytes = (size_t)l.head_dim * l.element_bytes;
     size_t head_bytes = l.block_tokens * (row_bytes + (l.element_bytes == 1 ? 4 : 0));

@@ -1,5 +1,5 @@
-/* Attention over blocks on tensor cores. One item and one K/V head a thread block: four warps of 16 vectors, a
- * vector being a row and one of the query heads that share the K/V head.
+/* Attention over blocks on tensor cores. One item and one K/V head a thread block: four warps of 16 vectors,
+ * a vector being a row and one of the query heads that share the K/V head.
  *
  *     per tile of 64 positions, in shared memory:   K [64][D], V [64][D] as bf16
  *         S = Q K^T        16 x 64 a warp, mma.m16n8k16 over D
@@ -11,7 +11,12 @@
 #include "paged_kv/paged_attn_cuda_plan.h"
 #include "paged_kv/paged_attn_cuda_rows.cuh"
 
-enum { WARPS = 4, VECTORS = 16 * WARPS, THREADS = 32 * WARPS, PAD = 8 /* so that rows start in other banks */ };
+enum {
+    WARPS = 4,
+    VECTORS = 16 * WARPS,
+    THREADS = 32 * WARPS,
+    PAD = 8 /* so that rows start in other banks */
+};
 
 /* What a warp keeps of its 16 vectors. A lane has vectors lane / 4 and lane / 4 + 8, of them columns
  * 2 (lane % 4), + 1 of each run of 8. */
@@ -43,12 +48,14 @@ __device__ __forceinline__ void load_queries(const kv_cuda_attn &a, const kv_cud
         uint32_t v = first + i / D, d = i % D;
         float x = 0;
         if (v < count && d < dim)
-            x = a.q[(item.row + v / group) * a.q_stride + (blockIdx.y * group + v % group) * dim + d] * a.scale;
+            x = a.q[(item.row + v / group) * a.q_stride + (blockIdx.y * group + v % group) * dim + d] *
+                a.scale;
         q[i / D * (D + PAD) + d] = bf16_bits(x);
     }
 }
 
-/* Rows of K or V at 64 positions, as they enter the products. What no row sees is zeros: it may be anything. */
+/* Rows of K or V at 64 positions, as they enter the products. What no row sees is zeros: it may be anything.
+ */
 template <int D>
 __device__ __forceinline__ void load_tile(const kv_cuda_attn &a, uint32_t table, uint32_t tile, uint32_t end,
                                           int is_value, uint16_t *to)
@@ -144,7 +151,8 @@ __device__ __forceinline__ void gather(state<D> &s, const float (*weights)[4], c
 }
 
 /* Calls f(vector of the item, column, which of the lane's four values, h) for what this lane has. */
-template <int D, class F> __device__ __forceinline__ void each_value(uint32_t first, uint32_t count, uint32_t dim, F f)
+template <int D, class F>
+__device__ __forceinline__ void each_value(uint32_t first, uint32_t count, uint32_t dim, F f)
 {
     uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -257,8 +265,8 @@ static const struct {
 cudaError_t kv_cuda_prepare(void)
 {
     for (auto &p : pair_kernels) {
-        cudaError_t error = cudaFuncSetAttribute((const void *)p.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 (int)shared_bytes(p.dim));
+        cudaError_t error = cudaFuncSetAttribute(
+            (const void *)p.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes(p.dim));
         if (error != cudaSuccess) return error;
     }
     return cudaSuccess;

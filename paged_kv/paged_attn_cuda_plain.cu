@@ -1,5 +1,6 @@
-/* Attention in float32 for any width and any K/V, and the merging of partials. A warp has one vector (a row and a
- * head) at a time: a lane scores positions lane and lane + 32 of a tile, then sums every 32nd column. */
+/* Attention in float32 for any width and any K/V, and the merging of partials. A warp has one vector (a row
+ * and a head) at a time: a lane scores positions lane and lane + 32 of a tile, then sums every 32nd column.
+ */
 #include "paged_kv/paged_attn_cuda_rows.cuh"
 
 enum { WARPS = 4, THREADS = 32 * WARPS };
@@ -29,8 +30,8 @@ __device__ __forceinline__ float score_at(const kv_cuda_attn &a, const vector_me
 }
 
 /* Folds the positions below `seen` of a tile into (m, l, v.segment). */
-__device__ void fold(const kv_cuda_attn &a, const vector_memory &v, uint32_t table, uint32_t tile, uint32_t seen,
-                     float &m, float &l)
+__device__ void fold(const kv_cuda_attn &a, const vector_memory &v, uint32_t table, uint32_t tile,
+                     uint32_t seen, float &m, float &l)
 {
     uint32_t lane = threadIdx.x % 32, first = tile * KV_TILE;
     float s[2], top = m, sum = 0;
@@ -94,7 +95,8 @@ __global__ void __launch_bounds__(THREADS) kv_attn_plain(kv_cuda_attn a)
 {
     KSMEM_DYN(float, shared);
     kv_cuda_item item = a.items[blockIdx.x];
-    uint32_t dim = a.layout.head_dim, count = item.rows * (a.heads / a.layout.kv_heads), warp = threadIdx.x / 32;
+    uint32_t dim = a.layout.head_dim, count = item.rows * (a.heads / a.layout.kv_heads),
+             warp = threadIdx.x / 32;
     float *mine = shared + warp * (3 * dim + KV_TILE);
     vector_memory v = {mine, mine + dim, mine + 2 * dim, mine + 3 * dim};
     for (uint32_t n = warp; n < count; n += WARPS) attend(a, item, n, v);

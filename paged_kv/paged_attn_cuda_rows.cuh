@@ -1,5 +1,5 @@
-/* paged_kv/paged_attn_cuda_rows.cuh - what the attention kernels share: rows of K/V as they are stored, and the
- * merging of two parts of a softmax. */
+/* paged_kv/paged_attn_cuda_rows.cuh - what the attention kernels share: rows of K/V as they are stored, and
+ * the merging of two parts of a softmax. */
 #ifndef PAGED_KV_PAGED_ATTN_CUDA_ROWS_CUH
 #define PAGED_KV_PAGED_ATTN_CUDA_ROWS_CUH
 
@@ -41,8 +41,8 @@ __device__ __forceinline__ float bf16_value(uint16_t bits)
 }
 
 /* The head's rows in the block that holds a position; blockIdx.y is the K/V head. */
-__device__ __forceinline__ const unsigned char *head_of(const kv_cuda_attn &a, uint32_t table, uint32_t position,
-                                                        int is_value)
+__device__ __forceinline__ const unsigned char *head_of(const kv_cuda_attn &a, uint32_t table,
+                                                        uint32_t position, int is_value)
 {
     const kv_layout &l = a.layout;
     uint32_t block = a.tables[table + position / l.block_tokens];
@@ -78,7 +78,8 @@ __device__ __forceinline__ uint32_t kv_pair_at(const kv_cuda_attn &a, uint32_t t
     if (a.layout.element_bytes == 2) return *(const uint32_t *)((const uint16_t *)head + at);
     float scale = scale_at(a.layout, head, row);
     const int8_t *numbers = (const int8_t *)head + at;
-    return (uint32_t)bf16_bits(scale * (float)numbers[0]) | (uint32_t)bf16_bits(scale * (float)numbers[1]) << 16;
+    return (uint32_t)bf16_bits(scale * (float)numbers[0]) | (uint32_t)bf16_bits(scale * (float)numbers[1])
+                                                                << 16;
 }
 
 __device__ __forceinline__ size_t partial_offset(const kv_cuda_attn &a, uint32_t partial, uint32_t head)

@@ -87,7 +87,7 @@ struct Block { /* the one that this OS thread runs */
     unsigned char *dynamic; /* shared memory */
 };
 
-extern thread_local Block *block __attribute__((tls_model("initial-exec")));
+extern __thread Block *block __attribute__((tls_model("initial-exec")));
 
 void warp_barrier(uint32_t mask);
 int block_barrier(int predicate);

@@ -4,6 +4,12 @@
 #include <sys/mman.h>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_UNPOISON_MEMORY_REGION(memory, bytes)
+#endif
+
 #if !defined(__x86_64__)
 #error "the emulator switches fibers with x86-64 code"
 #endif
@@ -11,7 +17,7 @@
 namespace emu
 {
 
-thread_local Block *block;
+__thread Block *block; /* not thread_local, whose users call a function that asks whether to initialise it */
 
 static Kernel *kernels;
 void add_kernel(Kernel *kernel)
@@ -189,7 +195,8 @@ static void leave(Worker *w, Fiber *f)
         }
 }
 
-static void fiber_main()
+/* Never returns, so it must leave no address sanitizer's mark on a stack that is used again. */
+__attribute__((no_sanitize("address"))) static void fiber_main()
 {
     worker()->kernel->call(worker()->kernel->function, worker()->arguments);
     Worker *w = worker();
@@ -296,9 +303,10 @@ const char *launch(const Kernel *kernel, dim3 grid, dim3 size, size_t dynamic_by
         w->random = (unsigned)i * 2654435761u + 12345;
         run_block(w, dynamic_bytes);
     }
-    if (w->error)
-        fprintf(stderr, "emulated CUDA: kernel %s, block %u,%u,%u, thread %u: %s\n", kernel->name, w->index.x,
-                w->index.y, w->index.z, w->current->thread.x, w->error);
+    if (!w->error) return nullptr;
+    ASAN_UNPOISON_MEMORY_REGION(w->stacks, w->stacks_bytes);
+    fprintf(stderr, "emulated CUDA: kernel %s, block %u,%u,%u, thread %u: %s\n", kernel->name, w->index.x,
+            w->index.y, w->index.z, w->current->thread.x, w->error);
     return w->error;
 }
 

@@ -32,6 +32,8 @@ SYSTEM_HEADERS = {   # a library and the only folder whose files may include it
     "utf8proc.h": ("runtime/tokenizer", "tests"),
 }
 GRPC_FILES = ("runtime/server/rpc_core.c", "runtime/server/rpc_tls.h")   # it moves: these alone may know it
+CUDA = ["-isystem", "/usr/local/cuda/include", "-isystem", "build/cuda/nvidia/cu13/include"]
+CUDA_HEADERS = re.compile(r"# *include <(cuda|cublas|nccl)|_cuda(_[a-z_]+)?\.h\"")   # headers that need the toolkit's
 MESSAGES = re.compile(r"^[a-z_]+\.pb-c\.h$")   # made at build time; whoever speaks the protocol may include them
 
 
@@ -166,11 +168,15 @@ def check_headers(files):
                             "libprotobuf-c"],
                            capture_output=True, text=True, check=False).stdout.split()
     commands = []
+    has_cuda = not compile_alone(["gcc", "-fsyntax-only", *CUDA, "-include", "cuda_runtime_api.h", "-x", "c",
+                                  "/dev/null"])
     for path in files:
         if not path.endswith(".h") or path.startswith("tests/") or path in PARTS:
             continue
         text = read(path)
-        tail = ["-fsyntax-only", "-Wall", "-Werror", "-Wno-unused-function", "-D_GNU_SOURCE", "-I.", *flags,
+        if CUDA_HEADERS.search(text) and not has_cuda:
+            continue
+        tail = ["-fsyntax-only", "-Wall", "-Werror", "-Wno-unused-function", "-D_GNU_SOURCE", "-I.", *CUDA, *flags,
                 *(["-DRC_KERNELS=portable"] if "RC_KERNELS" in text or "vec.h" in text else []),
                 "-include", path, "/dev/null"]
         commands.append(["gcc", "-x", "c", "-std=gnu11", *tail])
