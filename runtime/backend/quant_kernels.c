@@ -20,6 +20,7 @@
 #include "runtime/backend/tile_shape.h"
 
 enum {
+    DIRECT_ROWS = 4,     /* more share the cost of expanding, and leave no registers for it */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
     CODES_AHEAD = 4096,  /* bytes of a stream over weights */
     RUNS_MAX = RT_X_BYTES / 2 / RT_QUANT_RUN_MIN,
@@ -32,6 +33,9 @@ typedef struct stretch {
     float *scale, *min; /* [runs][32] */
     uint32_t depth, run;
     bool rounded, has_min;
+    bool is_expanded; /* else tiles read the codes themselves */
+    const rt_quant *format;
+    uint16_t values[64]; /* bf16: code + offset; with 4 bits again after 16, so that nothing need be cut off */
 } stretch;
 
 /* Some rows by one stripe of columns over one stretch. */
@@ -39,6 +43,7 @@ typedef struct tile {
     const stretch *s;
     const char *x;     /* first row, RT_X_STRIDE apart */
     const char *sums;  /* of x over each run: floats, rows RT_X_STRIDE apart */
+    const uint8_t *codes; /* of the stretch's first group, where its codes are not expanded */
     uint32_t column;   /* of the stripe in the panel */
     uint32_t lanes[VECTORS];
     float *y;
@@ -48,6 +53,155 @@ typedef struct tile {
 } tile;
 
 typedef void (*tile_fn)(const tile *t);
+
+/* ---- codes as values ---- */
+
+#if defined(__AVX512F__)
+/* A block of 32 k by 32 columns, and codes + offset as bf16 for codes from 0 and from 32 on. */
+typedef struct code_block {
+    const uint8_t *codes;
+    __m512i low, high;
+} code_block;
+
+static code_block block_of(const stretch *s, const uint8_t *codes)
+{
+    return (code_block){codes, _mm512_loadu_si512(s->values), _mm512_loadu_si512(s->values + 32)};
+}
+
+
+/* Operand 4 line + o of 4, 5 or 6 bits as pairs of bf16: shifted words are indices, of which a permutation reads
+ * the lowest 5 bits or, of two tables, 6. */
+ALWAYS __m512i narrow_words(const code_block *b, int line, int o, const int bits)
+{
+    __m512i index = _mm512_srli_epi16(_mm512_loadu_si512(b->codes + 64 * line), (unsigned)(4 * o));
+    if (bits == 4) return _mm512_permutexvar_epi16(index, b->low);
+    const uint8_t *more = b->codes + 512 + 64 * (bits == 5 ? line / 4 : line / 2);
+    int shift = bits == 5 ? 4 * (line % 4) + o : 2 * (4 * (line % 2) + o);
+    __m512i upper = _mm512_slli_epi16(_mm512_srli_epi16(_mm512_loadu_si512(more), (unsigned)shift), 4);
+    index = _mm512_ternarylogic_epi64(_mm512_set1_epi16(15), index, upper, 0xca); /* its low 4 bits */
+    return bits == 5 ? _mm512_permutexvar_epi16(index, b->low)
+                     : _mm512_permutex2var_epi16(b->low, index, b->high);
+}
+
+/* Operand o of 8 bits: its even k and its odd k. */
+ALWAYS void byte_values(const code_block *b, int o, rc_vf *even, rc_vf *odd)
+{
+    const __m256i *bytes = (const __m256i *)(const void *)(b->codes + 32 * o);
+    __m512i words = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes));
+    *even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
+    *odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
+}
+
+#if DOT
+/* An operand as pairs of bf16, which hold integers below 2^8 exactly. */
+ALWAYS __m512i words_of(const code_block *b, int line, int o, const int bits)
+{
+    const __m128i *bytes = (const __m128i *)(const void *)(b->codes + 32 * (4 * line + o));
+    if (bits < 8) return narrow_words(b, line, o, bits);
+    rc_vf low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes)));
+    rc_vf high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes + 1)));
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+#endif
+
+/* The same as float32: its even k and its odd k. */
+ALWAYS void values_of(const code_block *b, int line, int o, const int bits, rc_vf *even, rc_vf *odd)
+{
+    if (bits == 8) {
+        byte_values(b, 4 * line + o, even, odd);
+        return;
+    }
+    rc_vf pairs = _mm512_castsi512_ps(narrow_words(b, line, o, bits));
+    *even = rc_vf_pair_low(pairs);
+    *odd = rc_vf_pair_high(pairs);
+}
+
+ALWAYS void expand_block(const code_block *b, const stretch *s, uint32_t k, const int bits)
+{
+    for (int line = 0; line < 8; line++)
+#pragma GCC unroll 4
+        for (int o = 0; o < 4; o++) {
+            size_t at = (size_t)(k + 4 * (uint32_t)line + 2 * (uint32_t)(o / 2)) * RT_PANEL;
+#if DOT
+            if (s->rounded) {
+                _mm512_storeu_si512((uint16_t *)s->operands + at + 32 * (o % 2), words_of(b, line, o, bits));
+                continue;
+            }
+#endif
+            rc_vf even, odd;
+            float *out = (float *)s->operands + at + 16 * (o % 2);
+            values_of(b, line, o, bits, &even, &odd);
+            rc_vf_store(out, even);
+            rc_vf_store(out + RT_PANEL, odd);
+        }
+}
+
+static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
+{
+    code_block b = block_of(s, codes);
+    if (q->bits == 8) expand_block(&b, s, k, 8);
+    else if (q->bits == 4) expand_block(&b, s, k, 4);
+    else if (q->bits == 5) expand_block(&b, s, k, 5);
+    else expand_block(&b, s, k, 6);
+}
+#else
+static int code_of(const rt_quant *q, const uint8_t *codes, uint32_t operand, uint32_t word)
+{
+    uint16_t low, more;
+    uint32_t bits = q->bits - 4, operands = bits ? 16 / bits : 1;
+    if (q->bits == 8) return (int8_t)codes[operand * 32 + word];
+    memcpy(&low, codes + 64 * (operand / 4) + 2 * word, sizeof low);
+    int code = low >> operand % 4 * 4 & 15;
+    if (!bits) return code;
+    memcpy(&more, codes + 512 + 64 * (operand / operands) + 2 * word, sizeof more);
+    return code | (int)((uint32_t)more >> operand % operands * bits & ((1u << bits) - 1)) << 4;
+}
+
+static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
+{
+    float *out = (float *)s->operands + (size_t)k * RT_PANEL;
+    for (uint32_t o = 0; o < 32; o++)
+        for (uint32_t w = 0; w < 32; w++)
+            out[(o / 2 * 2 + w % 2) * RT_PANEL + o % 2 * 16 + w / 2] =
+                (float)(code_of(q, codes, o, w) + q->offset);
+}
+#endif
+
+static void expand_factors(const uint8_t *factors, bool is_signed, float sign, const float d[RT_PANEL],
+                           float *out)
+{
+    for (int c = 0; c < RT_PANEL; c++)
+        out[c] = d[c] * (sign * (is_signed ? (float)(int8_t)factors[c] : (float)factors[c]));
+}
+
+/* Scales and minima of the group whose first run is `run`. */
+static void expand_scales(const rt_quant *q, const uint8_t *d, const stretch *s, uint32_t run)
+{
+    float scale[RT_PANEL], min[RT_PANEL];
+    const uint8_t *factors = d + (q->has_min ? 4 : 2) * RT_PANEL;
+    uint32_t runs = q->group / q->run;
+    for (int c = 0; c < RT_PANEL; c += 16) {
+        rc_vf_store(scale + c, load_f16(d + 2 * c));
+        if (q->has_min) rc_vf_store(min + c, load_f16(d + 2 * (RT_PANEL + c)));
+    }
+    for (uint32_t r = 0; r < runs; r++) {
+        float *to = s->scale + (size_t)(run + r) * RT_PANEL, *low = s->min + (size_t)(run + r) * RT_PANEL;
+        if (!q->has_factors) {
+            memcpy(to, scale, sizeof scale);
+            if (q->has_min) memcpy(low, min, sizeof min);
+            continue;
+        }
+        expand_factors(factors + r * RT_PANEL, q->signed_factors, 1, scale, to);
+        if (q->has_min) expand_factors(factors + (runs + r) * RT_PANEL, false, -1, min, low);
+    }
+}
+
+ALWAYS void prefetch_group(const uint8_t *group, size_t bytes)
+{
+    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(group + CODES_AHEAD + line, 0, 3);
+}
+
+/* ---- tiles ---- */
 
 ALWAYS void begin(const tile *t, rc_vf acc[][VECTORS], int rows)
 {
@@ -147,137 +301,109 @@ TILES(plain_dot)
 TILES(min_dot)
 #endif
 
+#if defined(__AVX512F__)
+/* ---- tiles of few rows: each code goes from its line through registers into the product ---- */
+
+ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k, rc_vf sum[][VECTORS],
+                        const bool dots, const int bits, int rows)
+{
+#pragma GCC unroll 2
+    for (int o = 0; o < 4; o += 2, k += 2) {
+#if DOT
+        if (dots) {
+            __m512bh w[VECTORS] = {(__m512bh)words_of(b, line, o, bits), (__m512bh)words_of(b, line, o + 1, bits)};
+            step_dot(sum, w, (const uint16_t *)(const void *)t->x + k, rows);
+            continue;
+        }
+#endif
+        rc_vf even[VECTORS], odd[VECTORS];
+        const float *x = (const float *)(const void *)t->x + k;
+        values_of(b, line, o, bits, &even[0], &odd[0]);
+        values_of(b, line, o + 1, bits, &even[1], &odd[1]);
+        step_f32(sum, even, x, rows);
+        step_f32(sum, odd, x + 1, rows);
+    }
+    (void)dots;
+}
+
+ALWAYS void direct_run(const tile *t, const code_block *b, int line, uint32_t k, rc_vf acc[][VECTORS],
+                       uint32_t run, const bool dots, const int bits, int rows)
+{
+    rc_vf sum[DIRECT_ROWS][VECTORS];
+    const int lines = bits == 6 ? RT_QUANT_RUN_MIN / 4 : 8; /* of the formats with 6 bits a run is 16 k */
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_zero();
+#pragma GCC unroll 8
+    for (int i = 0; i < lines; i++) direct_line(t, b, line + i, k + 4 * (uint32_t)i, sum, dots, bits, rows);
+    scale_run(t, acc, sum, run, t->s->has_min, rows);
+}
+
+ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
+{
+    const rt_quant *q = t->s->format;
+    rc_vf acc[DIRECT_ROWS][VECTORS];
+    code_block b = block_of(t->s, t->codes);
+    size_t group_bytes = rt_quant_group_bytes(q), codes_bytes = rt_quant_codes_bytes(q);
+    uint32_t run = 0;
+    begin(t, acc, rows);
+    for (uint32_t k0 = 0; k0 < t->s->depth; k0 += q->group) {
+        b.codes = t->codes + k0 / q->group * group_bytes;
+        prefetch_group(b.codes, group_bytes);
+        expand_scales(q, b.codes + q->group / RT_QUANT_BLOCK * codes_bytes, t->s, run);
+        for (uint32_t k = k0; k < k0 + q->group; k += RT_QUANT_BLOCK, b.codes += codes_bytes) {
+            direct_run(t, &b, 0, k, acc, run++, dots, bits, rows);
+            if (bits == 6) direct_run(t, &b, 4, k + RT_QUANT_RUN_MIN, acc, run++, dots, bits, rows);
+        }
+    }
+    end(t, acc, rows);
+}
+
+#define DIRECT(kind, dots, bits, rows) \
+    static void direct_##kind##_##bits##_##rows(const tile *t) { direct(t, dots, bits, rows); }
+#define DIRECTS(kind, dots, bits) \
+    DIRECT(kind, dots, bits, 1) DIRECT(kind, dots, bits, 2) DIRECT(kind, dots, bits, 3) \
+    DIRECT(kind, dots, bits, 4) \
+    static const tile_fn direct_##kind##_##bits##s[DIRECT_ROWS] = { \
+        direct_##kind##_##bits##_1, direct_##kind##_##bits##_2, direct_##kind##_##bits##_3, \
+        direct_##kind##_##bits##_4};
+#define DIRECT_BITS(kind, dots) \
+    DIRECTS(kind, dots, 4) DIRECTS(kind, dots, 5) DIRECTS(kind, dots, 6) DIRECTS(kind, dots, 8) \
+    static const tile_fn *const directs_##kind[9] = {[4] = direct_##kind##_4s, [5] = direct_##kind##_5s, \
+                                                     [6] = direct_##kind##_6s, [8] = direct_##kind##_8s};
+DIRECT_BITS(f32, false)
+#if DOT
+DIRECT_BITS(dot, true)
+#endif
+
+static const tile_fn *directs_for(const stretch *s)
+{
+#if DOT
+    if (s->rounded) return directs_dot[s->format->bits];
+#endif
+    return directs_f32[s->format->bits];
+}
+#else
+static const tile_fn *directs_for(const stretch *s)
+{
+    (void)s;
+    return NULL;
+}
+#endif
+
 static const tile_fn *tiles_for(const stretch *s)
 {
+    if (!s->is_expanded) return directs_for(s);
 #if DOT
     if (s->rounded) return s->has_min ? min_dots : plain_dots;
 #endif
     return s->has_min ? min_f32s : plain_f32s;
 }
 
-#if defined(__AVX512F__)
-/* Operand words to where they belong: as they are, or as two k of float32. */
-ALWAYS void put_words(const stretch *s, uint32_t k, int half, __m512i words)
+static const uint8_t *stretch_codes(const rt_matrix *m, uint32_t panel, uint32_t k0)
 {
-    if (s->rounded) {
-        _mm512_storeu_si512((uint16_t *)s->operands + (size_t)k * RT_PANEL + 32 * half, words);
-        return;
-    }
-    float *out = (float *)s->operands + (size_t)k * RT_PANEL + 16 * half;
-    rc_vf pairs = _mm512_castsi512_ps(words);
-    rc_vf_store(out, rc_vf_pair_low(pairs));
-    rc_vf_store(out + RT_PANEL, rc_vf_pair_high(pairs));
-}
-
-/* codes + offset as bf16, for codes from `first` on. */
-static __m512i value_table(const rt_quant *q, int first)
-{
-    uint16_t table[32];
-    for (int i = 0; i < 32; i++) table[i] = rc_f32_to_bf16((float)(first + i + q->offset));
-    return _mm512_loadu_si512(table);
-}
-
-/* 4, 5 or 6 bits: shifted words are indices; a permutation reads the lowest 5 bits or, of two tables, 6. */
-ALWAYS void expand_narrow(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k,
-                          const int bits)
-{
-    const __m512i low = value_table(q, 0), high = value_table(q, 32), nibble = _mm512_set1_epi16(15);
-    for (int line = 0; line < 8; line++) {
-        __m512i words = _mm512_loadu_si512(codes + 64 * line), more = words;
-        if (bits == 5) more = _mm512_loadu_si512(codes + 512 + 64 * (line / 4));
-        if (bits == 6) more = _mm512_loadu_si512(codes + 512 + 64 * (line / 2));
-#pragma GCC unroll 4
-        for (int o = 0; o < 4; o++) {
-            __m512i index = _mm512_srlv_epi16(words, _mm512_set1_epi16((short)(4 * o)));
-            index = _mm512_and_si512(index, nibble);
-            int shift = bits == 5 ? 4 * (line % 4) + o : 2 * (4 * (line % 2) + o);
-            __m512i upper = _mm512_srlv_epi16(more, _mm512_set1_epi16((short)shift));
-            upper = _mm512_slli_epi16(_mm512_and_si512(upper, _mm512_set1_epi16(bits == 5 ? 1 : 3)), 4);
-            if (bits > 4) index = _mm512_or_si512(index, upper);
-            __m512i value = bits == 6 ? _mm512_permutex2var_epi16(low, index, high)
-                                      : _mm512_permutexvar_epi16(index, low);
-            put_words(s, k + 4 * (uint32_t)line + 2 * (uint32_t)(o / 2), o % 2, value);
-        }
-    }
-}
-
-ALWAYS void expand_bytes(const uint8_t *codes, const stretch *s, uint32_t k)
-{
-    for (int o = 0; o < 32; o++) {
-        const __m256i *bytes = (const __m256i *)(const void *)(codes + 32 * o);
-        __m512i words = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes));
-        __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
-        __m512 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
-        uint32_t pair = k + 2 * (uint32_t)(o / 2);
-        if (s->rounded) { /* integers below 2^8: the upper halves are the values */
-            __m512i value = _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16),
-                                            _mm512_castps_si512(odd));
-            _mm512_storeu_si512((uint16_t *)s->operands + (size_t)pair * RT_PANEL + 32 * (o % 2), value);
-            continue;
-        }
-        float *out = (float *)s->operands + (size_t)pair * RT_PANEL + 16 * (o % 2);
-        rc_vf_store(out, even);
-        rc_vf_store(out + RT_PANEL, odd);
-    }
-}
-
-static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
-{
-    if (q->bits == 8) expand_bytes(codes, s, k);
-    else if (q->bits == 4) expand_narrow(q, codes, s, k, 4);
-    else if (q->bits == 5) expand_narrow(q, codes, s, k, 5);
-    else expand_narrow(q, codes, s, k, 6);
-}
-#else
-static int code_of(const rt_quant *q, const uint8_t *codes, uint32_t operand, uint32_t word)
-{
-    uint16_t low, more;
-    uint32_t bits = q->bits - 4, operands = bits ? 16 / bits : 1;
-    if (q->bits == 8) return (int8_t)codes[operand * 32 + word];
-    memcpy(&low, codes + 64 * (operand / 4) + 2 * word, sizeof low);
-    int code = low >> operand % 4 * 4 & 15;
-    if (!bits) return code;
-    memcpy(&more, codes + 512 + 64 * (operand / operands) + 2 * word, sizeof more);
-    return code | (int)((uint32_t)more >> operand % operands * bits & ((1u << bits) - 1)) << 4;
-}
-
-static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
-{
-    float *out = (float *)s->operands + (size_t)k * RT_PANEL;
-    for (uint32_t o = 0; o < 32; o++)
-        for (uint32_t w = 0; w < 32; w++)
-            out[(o / 2 * 2 + w % 2) * RT_PANEL + o % 2 * 16 + w / 2] =
-                (float)(code_of(q, codes, o, w) + q->offset);
-}
-#endif
-
-static void expand_factors(const uint8_t *factors, bool is_signed, float sign, const float d[RT_PANEL],
-                           float *out)
-{
-    for (int c = 0; c < RT_PANEL; c++)
-        out[c] = d[c] * (sign * (is_signed ? (float)(int8_t)factors[c] : (float)factors[c]));
-}
-
-/* Scales and minima of the group whose first run is `run`. */
-static void expand_scales(const rt_quant *q, const uint8_t *d, const stretch *s, uint32_t run)
-{
-    float scale[RT_PANEL], min[RT_PANEL];
-    const uint8_t *factors = d + (q->has_min ? 4 : 2) * RT_PANEL;
-    uint32_t runs = q->group / q->run;
-    for (int c = 0; c < RT_PANEL; c += 16) {
-        rc_vf_store(scale + c, load_f16(d + 2 * c));
-        if (q->has_min) rc_vf_store(min + c, load_f16(d + 2 * (RT_PANEL + c)));
-    }
-    for (uint32_t r = 0; r < runs; r++) {
-        float *to = s->scale + (size_t)(run + r) * RT_PANEL, *low = s->min + (size_t)(run + r) * RT_PANEL;
-        if (!q->has_factors) {
-            memcpy(to, scale, sizeof scale);
-            if (q->has_min) memcpy(low, min, sizeof min);
-            continue;
-        }
-        expand_factors(factors + r * RT_PANEL, q->signed_factors, 1, scale, to);
-        if (q->has_min) expand_factors(factors + (runs + r) * RT_PANEL, false, -1, min, low);
-    }
+    return (const uint8_t *)rt_matrix_panel(m, panel) + k0 / m->quant->group * rt_quant_group_bytes(m->quant);
 }
 
 /* k of a stretch from k0 on; both are multiples of the group. */
@@ -285,16 +411,21 @@ static void expand(const rt_matrix *m, uint32_t panel, uint32_t k0, stretch *s)
 {
     const rt_quant *q = m->quant;
     size_t group_bytes = rt_quant_group_bytes(q), codes_bytes = rt_quant_codes_bytes(q);
-    const uint8_t *group = (const uint8_t *)rt_matrix_panel(m, panel) + k0 / q->group * group_bytes;
+    const uint8_t *group = stretch_codes(m, panel, k0);
     for (uint32_t k = 0; k < s->depth; k += q->group, group += group_bytes) {
         const uint8_t *codes = group;
-        for (size_t line = 0; line < group_bytes; line += 64)
-            __builtin_prefetch(group + CODES_AHEAD + line, 0, 3);
+        prefetch_group(group, group_bytes);
         for (uint32_t b = 0; b < q->group; b += RT_QUANT_BLOCK, codes += codes_bytes)
             expand_codes(q, codes, s, k + b);
         expand_scales(q, codes, s, k / q->run);
     }
 }
+
+#if defined(__AVX512F__)
+enum { HAS_DIRECT = 1 };
+#else
+enum { HAS_DIRECT = 0 };
+#endif
 
 /* One part's walk. */
 typedef struct walk {
@@ -311,7 +442,7 @@ static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
     uint32_t block = k0 / w->block_depth, within = k0 % w->block_depth;
     const char *packed = (const char *)d->packed + (size_t)block * d->rows * RT_X_STRIDE;
     bool ends = k0 + w->s.depth == d->w->k;
-    expand(d->w, panel, k0, &w->s);
+    if (w->s.is_expanded) expand(d->w, panel, k0, &w->s);
     for (uint32_t c = 0; c < RT_PANEL && panel * RT_PANEL + c < d->w->n; c += STRIPE)
         for (uint32_t i = 0; i < w->tiles; i++) {
             uint32_t row, end_row, column = panel * RT_PANEL + c;
@@ -320,6 +451,7 @@ static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
             tile t = {
                 .s = &w->s,
                 .x = x + within * x_size,
+                .codes = stretch_codes(d->w, panel, k0),
                 .sums = x + RT_X_BYTES + within / SUM_RUN * sizeof(float),
                 .column = c,
                 .y = d->y + row * d->y_stride + column,
@@ -343,9 +475,12 @@ void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts)
     float *scratch = d->wide + (size_t)part * RT_WIDE_FLOATS;
     walk w = {.d = d, .block_depth = block_depth(m), .tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS};
     w.s = (stretch){.operands = scratch, .scale = scratch + RT_OPERANDS_FLOATS, .run = m->quant->run,
-                    .rounded = packs_bf16(m), .has_min = m->quant->has_min};
+                    .rounded = packs_bf16(m), .has_min = m->quant->has_min, .format = m->quant};
+    w.s.is_expanded = !HAS_DIRECT || d->rows > DIRECT_ROWS;
+    for (int i = 0; i < 64; i++)
+        w.s.values[i] = rc_f32_to_bf16((float)((m->quant->bits == 4 ? i % 16 : i) + m->quant->offset));
     w.s.min = w.s.scale + RUNS_MAX * RT_PANEL;
-    uint32_t first, end_panel, few = w.tiles == 1 ? FEW_DEPTH : w.block_depth;
+    uint32_t first, end_panel, few = w.tiles == 1 && w.s.is_expanded ? FEW_DEPTH : w.block_depth;
     rt_share(rt_matrix_panels(m->n), part, parts, &first, &end_panel);
     uint32_t outer = w.tiles == 1 ? m->k : w.block_depth;
     for (uint32_t k0 = 0; k0 < m->k; k0 += outer)
