@@ -22,7 +22,7 @@
 enum {
     DIRECT_ROWS = 4,     /* more share the cost of expanding, and leave no registers for it */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
-    CODES_AHEAD = 4096,  /* bytes of a stream over weights */
+    CODES_AHEAD = 2048,  /* bytes of a stream over weights */
     RUNS_MAX = RT_X_BYTES / 2 / RT_QUANT_RUN_MIN,
     SUM_RUN = 32         /* k of a run of the formats that have minima */
 };
