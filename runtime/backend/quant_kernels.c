@@ -13,6 +13,9 @@
  * An element of y is one float32 accumulator over runs in increasing order, a run one accumulator over k in
  * increasing order, so rows, threads and stretches change no bit. The accumulators of y wait on the stack
  * while those of a run are in registers: one load and one store per 16 or 32 k.
+ *
+ * With AVX-512 up to DIRECT_ROWS rows read the codes themselves: an operand is made in a register where the
+ * product wants it, in the same order, and is never stored. More rows share what expanding costs.
  */
 #include "runtime/backend/family_parts.h"
 #include "runtime/backend/pool.h"
@@ -22,7 +25,7 @@
 enum {
     DIRECT_ROWS = 4,     /* more share the cost of expanding, and leave no registers for it */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
-    CODES_AHEAD = 2048,  /* bytes of a stream over weights */
+    CODES_AHEAD = 2048,  /* bytes of a stream over weights; from 4096 on one row is 10 % slower */
     RUNS_MAX = RT_X_BYTES / 2 / RT_QUANT_RUN_MIN,
     SUM_RUN = 32         /* k of a run of the formats that have minima */
 };
@@ -35,7 +38,7 @@ typedef struct stretch {
     bool rounded, has_min;
     bool is_expanded; /* else tiles read the codes themselves */
     const rt_quant *format;
-    uint16_t values[64]; /* bf16: code + offset; with 4 bits again after 16, so that nothing need be cut off */
+    uint16_t values[64]; /* bf16: code + offset; with 4 bits again after 16, so that no bit need be cut off */
 } stretch;
 
 /* Some rows by one stripe of columns over one stretch. */
@@ -69,8 +72,8 @@ static code_block block_of(const stretch *s, const uint8_t *codes)
 }
 
 
-/* Operand 4 line + o of 4, 5 or 6 bits as pairs of bf16: shifted words are indices, of which a permutation reads
- * the lowest 5 bits or, of two tables, 6. */
+/* Operand 4 line + o of 4, 5 or 6 bits as pairs of bf16: shifted words are indices, of which a permutation
+ * reads the lowest 5 bits or, of two tables, 6. */
 ALWAYS __m512i narrow_words(const code_block *b, int line, int o, const int bits)
 {
     __m512i index = _mm512_srli_epi16(_mm512_loadu_si512(b->codes + 64 * line), (unsigned)(4 * o));
@@ -311,7 +314,8 @@ ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k
     for (int o = 0; o < 4; o += 2, k += 2) {
 #if DOT
         if (dots) {
-            __m512bh w[VECTORS] = {(__m512bh)words_of(b, line, o, bits), (__m512bh)words_of(b, line, o + 1, bits)};
+            __m512bh w[VECTORS] = {(__m512bh)words_of(b, line, o, bits),
+                                   (__m512bh)words_of(b, line, o + 1, bits)};
             step_dot(sum, w, (const uint16_t *)(const void *)t->x + k, rows);
             continue;
         }
