@@ -17,12 +17,16 @@ static inline int64_t rt_now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Seconds since 1970. */
-static inline int64_t rt_unix_seconds(void)
+/* Nanoseconds, and whole seconds, since 1970. */
+static inline int64_t rt_unix_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    return t.tv_sec;
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+static inline int64_t rt_unix_seconds(void)
+{
+    return rt_unix_ns() / 1000000000;
 }
 
 #ifdef __cplusplus

@@ -61,8 +61,8 @@ static bool add_escaped(rt_bytes *b, const unsigned char *s, size_t n)
         rt_bytes_add_text(b, escape);
     else if (n == 1 && (s[0] < 0x20 || s[0] == 0x7f))
         rt_bytes_print(b, "\\u%04x", s[0]);
-    else if (n == 2 && s[0] == 0xc2 && s[1] == 0x85)
-        rt_bytes_add_text(b, "\\u0085");
+    else if (n == 2 && s[0] == 0xc2 && s[1] < 0xa0)
+        rt_bytes_print(b, "\\u%04x", s[1]);
     else if (n == 3 && s[0] == 0xe2 && s[1] == 0x80 && (s[2] == 0xa8 || s[2] == 0xa9))
         rt_bytes_add_text(b, s[2] == 0xa8 ? "\\u2028" : "\\u2029");
     else

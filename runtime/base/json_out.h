@@ -3,8 +3,8 @@
  *     rt_json_open(b, '{'); rt_json_key(b, "n"); rt_json_u64(b, 3); rt_json_close(b, '}');
  *
  * Commas come by themselves. The result is valid UTF-8 on one line whatever the strings hold: bytes that
- * are not UTF-8 become U+FFFD, and what some readers take for a line break (control characters, U+0085,
- * U+2028, U+2029) is escaped. Errors: memory only, told by rt_bytes.failed.
+ * are not UTF-8 become U+FFFD; control characters (U+0080 to U+009F too, which terminals obey) and what some
+ * readers take for a line break (U+2028, U+2029) are escaped. Errors: memory only, told by rt_bytes.failed.
  */
 #ifndef RUNTIME_BASE_JSON_OUT_H
 #define RUNTIME_BASE_JSON_OUT_H

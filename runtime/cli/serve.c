@@ -33,6 +33,8 @@ static const rt_flag own[] = {
     TEXT("lora-root", lora_root, "DIR", "LoadLora reads below it (nothing is loaded)"),
     {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
      DRAIN_MAX, NULL, NULL},
+    {"enable-log-requests", NULL, RT_FLAG_BOOL, SERVER(logs_requests), "[no-]",
+     "a line of JSON on stderr for each (off)", 0, 0, NULL, NULL},
     TEXT("ssl-keyfile", ssl_key_file, "FILE", "PEM; read again when it changes (no TLS)"),
     TEXT("ssl-certfile", ssl_cert_file, "FILE", "PEM, with its chain"),
     TEXT("ssl-ca-certs", ssl_ca_certs, "FILE", "clients must show a certificate of it"),

@@ -116,6 +116,11 @@ static uint32_t reason_of(mica_finish finish)
     return finish == MICA_STOP ? 0 : finish == MICA_LENGTH ? 1 : finish == MICA_CANCELLED ? 2 : 3;
 }
 
+const char *rt__metrics_reason(mica_finish finish)
+{
+    return reasons[reason_of(finish)];
+}
+
 void rt__metrics_ended(rt_metrics *m, const rt_request_facts *f)
 {
     const rt_request_times *t = &f->times;

@@ -26,6 +26,9 @@ typedef struct rt_request_facts {
     mica_finish finish;
 } rt_request_facts;
 
+/* "stop", "length", "abort", "error"; not of MICA_RUNNING. */
+const char *rt__metrics_reason(mica_finish finish);
+
 /* NULL: no memory. */
 rt_metrics *rt__metrics_create(void);
 void rt__metrics_destroy(rt_metrics *m);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/server/server_internal.h"
@@ -129,7 +130,7 @@ static uint32_t health_page(void *server, rt_bytes *out)
 {
     rt_server *s = server;
     (void)out;
-    return atomic_load(&s->is_draining) ? 503 : 200;
+    return atomic_load(&s->is_draining) || mica_status(s->m, NULL) != RC_OK ? 503 : 200;
 }
 
 static uint32_t version_page(void *server, rt_bytes *out)
@@ -179,6 +180,7 @@ static rc_code start(rt_server *s, rc_msg *msg)
                        .methods = methods,
                        .methods_count = sizeof methods / sizeof *methods,
                        .ctx = s};
+    if (s->o.logs_requests) RC_TRY(rt__line_log_open(STDERR_FILENO, &s->request_log, msg));
     RC_TRY(open_door(s, msg));
     RC_TRY(rt__lora_jobs_create(s, msg));
     atomic_store(&s->is_polling, true);
@@ -261,6 +263,7 @@ void rt_server_close(rt_server *s)
     if (s->has_poller) pthread_join(s->poller, NULL);
     rt__lora_jobs_destroy(s);
     rt__http_close(s->http);
+    rt__line_log_close(s->request_log);
     rt__metrics_destroy(s->metrics);
     rt__access_close(s->access);
     pthread_mutex_destroy(&s->lock);

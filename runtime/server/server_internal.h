@@ -12,6 +12,7 @@
 
 #include "runtime/server/access.h"
 #include "runtime/server/http.h"
+#include "runtime/server/line_log.h"
 #include "runtime/server/metrics.h"
 #include "runtime/server/rpc_core.h"
 #include "runtime/server/server.h"
@@ -28,6 +29,7 @@ struct rt_server {
     rt_access *access; /* NULL: no tenants file */
     rpc_server *rpc, *admin_rpc;
     rt_metrics *metrics;
+    rt_line_log *request_log; /* NULL: requests are not logged */
     rt_http *http;
     uint32_t port, admin_port;
     pthread_t poller;

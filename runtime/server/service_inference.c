@@ -11,6 +11,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/server/generate_reply.h"
 #include "runtime/server/generate_request.h"
+#include "runtime/server/request_log.h"
 #include "runtime/server/server_internal.h"
 
 struct rt_generation {
@@ -18,7 +19,8 @@ struct rt_generation {
     rpc_call *call;
     rt_generation *next, **link; /* under the server's lock */
     char *request_id;            /* NULL: none was sent */
-    bool is_stream;
+    char *adapter, *tenant;      /* for the log; NULL: none */
+    bool is_stream, is_echoed;
     rt_generate_request request; /* until it is submitted */
     rt_share_item item;          /* with tenants */
     rt_generation *next_aborted;
@@ -27,7 +29,7 @@ struct rt_generation {
     bool is_writing, is_over; /* over: finished, or the client has gone */
     bool is_aborted;
     bool is_end_due; /* with this code and text, once the write is out */
-    rc_code end_code;
+    rc_code end_code; /* RC_OK until something else ends it */
     rc_msg end_msg;
     rt_request_facts facts; /* for /metrics */
     rt_generate_reply reply;
@@ -194,6 +196,7 @@ void rt__generation_closed(rpc_call *c, bool cancelled)
     pthread_mutex_lock(&g->lock);
     bool was_held = cancelled && rt__access_end(g->server->access, &g->item);
     if (cancelled) cancel(g);
+    if (cancelled && !g->is_over) g->end_code = RC_CANCELLED;
     if (cancelled) g->is_over = true;
     pthread_mutex_unlock(&g->lock);
     rt_server *s = g->server;
@@ -201,13 +204,67 @@ void rt__generation_closed(rpc_call *c, bool cancelled)
     if (cancelled) rt__generations_admit(s);
 }
 
+/* ---- what is told of it elsewhere ---- */
+
+/* A value of metadata that passes a check; nothing is said about one that does not. */
+static mica_text id_of(const rt_generation *g, const char *key, bool (*check)(const char *, size_t))
+{
+    mica_text id = {0};
+    if (!rpc_call_metadata(g->call, key, &id.bytes, &id.count) || !check(id.bytes, id.count)) id.count = 0;
+    return id;
+}
+
+/* The client's x-request-id, else its request_id. */
+static mica_text x_request_id(const rt_generation *g)
+{
+    mica_text id = id_of(g, "x-request-id", rt__is_echoable);
+    if (!id.count && g->request_id && rt__is_echoable(g->request_id, strlen(g->request_id)))
+        id = (mica_text){g->request_id, strlen(g->request_id)};
+    return id;
+}
+
+/* Once, before the call's end. */
+static void echo_id(rt_generation *g)
+{
+    mica_text id = x_request_id(g);
+    char text[RT_GENERATE_ID_MAX + 1];
+    if (g->is_echoed || !id.count) return;
+    g->is_echoed = true;
+    snprintf(text, sizeof text, "%.*s", (int)id.count, id.bytes);
+    rpc_call_trailer(g->call, "x-request-id", text);
+}
+
+static char *copy_text(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
+/* The call is over and nobody else has it. */
+static void log_end(const rt_generation *g)
+{
+    rt_server *s = g->server;
+    rt_bytes line = {0};
+    rt_request_record r = {.unix_ns = rt_unix_ns(), .now_ns = rt_now_ns(), .request_id = g->request_id,
+                           .model = s->info.model_name, .adapter = g->adapter, .tenant = g->tenant,
+                           .x_request_id = x_request_id(g),
+                           .traceparent = id_of(g, "traceparent", rt__is_traceparent), .code = g->end_code,
+                           .cached_tokens = g->reply.cached_tokens, .facts = &g->facts};
+    if (!s->request_log) return;
+    rt__request_log_add(&line, &r);
+    if (!line.failed) rt__line_log_add(s->request_log, line.data, line.count);
+    rt_bytes_deinit(&line);
+}
+
 void rt__generation_freed(void *generation)
 {
     rt_generation *g = generation;
+    log_end(g);
     rt__generate_request_deinit(&g->request);
     rt__generate_reply_deinit(&g->reply);
     pthread_mutex_destroy(&g->lock);
     free(g->request_id);
+    free(g->adapter);
+    free(g->tenant);
     free(g);
 }
 
@@ -374,7 +431,9 @@ static rc_code begin_for(rt_generation *g, const rt_caller *caller, rc_msg *msg)
         return rc_fail(RC_PERMISSION_DENIED, msg, "the admin's key generates nothing: expected a tenant's");
     RC_TRY(rt__generate_request_decode(&g->request, message, bytes, s->info.vocab, msg));
     rt__generate_reply_init(&g->reply, &g->request.wants);
-    g->request_id = g->request.key ? strdup(g->request.key) : NULL;
+    g->request_id = copy_text(g->request.key);
+    g->adapter = copy_text(g->request.q.model);
+    echo_id(g);
     RC_TRY(check_names(s, caller, &g->request, msg));
     if (s->access) return wait_for_turn(g, caller->tenant, msg);
     enlist(g);
@@ -386,6 +445,7 @@ static rc_code begin(rt_generation *g, rc_msg *msg)
     rt_server *s = g->server;
     rt_caller caller;
     RC_TRY(rt__access_enter(s->access, g->call, &caller, msg));
+    g->tenant = copy_text(caller.tenant ? caller.tenant->name : NULL);
     rc_code code = begin_for(g, &caller, msg);
     rt__access_leave(s->access, &caller);
     if (code == RC_OK) rt__generations_admit(s);
@@ -398,7 +458,11 @@ static void generate(rpc_call *c, rt_server *s, bool is_stream)
     rc_msg msg;
     rc_code code = g ? begin(g, &msg) : rc_fail(RC_RESOURCE_EXHAUSTED, &msg, "no memory for the request");
     if (code == RC_OK) return;
-    if (g) g->is_over = true;
+    if (g) {
+        echo_id(g);
+        g->end_code = code;
+        g->is_over = true;
+    }
     rt__refuse(c, code, &msg);
 }
 
