@@ -1,5 +1,6 @@
 /* `mica serve`: an engine behind gRPC, until a signal ends it. */
 #include <signal.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "runtime/cli/commands.h"
@@ -91,11 +92,21 @@ static rc_code wait_for_signal(const mica *m, rt_server *s, rt_progress *out, rc
     return RC_OK;
 }
 
+/* Each connection is an open file, and gRPC core takes no connection ever again once one found no room. */
+static void raise_files_limit(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files)) return;
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files); /* may fail: then it is as it was */
+}
+
 /* While the model loads a signal ends the process at once; from `ready` on it drains, and a second one ends
  * the process at once. */
 static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
 {
     rt_server *s;
+    raise_files_limit();
     rt__console_attach(console, &f->engine.options);
     RC_TRY(mica_open(&f->engine.options, m, msg));
     rt__console_loaded(console);

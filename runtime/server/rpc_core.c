@@ -33,6 +33,7 @@ enum {
     TRAILERS_MAX = 4,
     KEEPALIVE_MS = 30000, /* a client whose machine is gone is noticed within these two */
     KEEPALIVE_WAIT_MS = 10000,
+    HANDSHAKE_MS = 20000, /* for TLS and HTTP/2's first words: a connection that says nothing is closed */
     PING_MIN_MS = 10000 /* what vLLM's server tolerates of clients' pings */
 };
 
@@ -379,6 +380,8 @@ static void create_server(rpc_server *s)
 {
     grpc_arg args[] = {number(GRPC_ARG_MAX_CONCURRENT_STREAMS, s->o.streams_max),
                        number(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, s->o.message_bytes_max),
+                       number(GRPC_ARG_MAX_METADATA_SIZE, s->o.metadata_bytes_max),
+                       number(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS),
                        number(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
                        number(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_WAIT_MS),
                        number(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),

@@ -38,7 +38,7 @@ typedef struct rpc_options {
     uint32_t port;                    /* 0: any free one */
     const char *key_file, *cert_file; /* PEM, read again when they change; NULL: no TLS */
     const char *client_ca_file;       /* clients must show a certificate of it; NULL: none is asked for */
-    uint32_t message_bytes_max;
+    uint32_t message_bytes_max, metadata_bytes_max; /* of a call */
     uint32_t streams_max;      /* at a time, of one connection */
     uint32_t calls_max;        /* at a time, of all; over it RESOURCE_EXHAUSTED */
     const rpc_method *methods; /* [methods_count], outlives the server; others are UNIMPLEMENTED */

@@ -11,6 +11,7 @@
 
 enum {
     MESSAGE_BYTES_MAX = 4 << 20, /* gRPC's own default; a prompt of 131072 ids has 0.4 MiB */
+    METADATA_BYTES_MAX = 16 << 10,
     STREAMS_MAX = 2048,          /* of a connection */
     CALLS_MAX = 8192,            /* of all connections */
     POLL_MS = 250,               /* how soon the poller sees that it may end */
@@ -175,6 +176,7 @@ static rc_code start(rt_server *s, rc_msg *msg)
                        .cert_file = s->o.ssl_cert_file,
                        .client_ca_file = s->o.ssl_ca_certs,
                        .message_bytes_max = MESSAGE_BYTES_MAX,
+                       .metadata_bytes_max = METADATA_BYTES_MAX,
                        .streams_max = STREAMS_MAX,
                        .calls_max = CALLS_MAX,
                        .methods = methods,
