@@ -32,6 +32,8 @@ static const rt_flag own[] = {
      "loading and unloading adapters moves there; 0: any free one", 0, PORT_MAX, NULL, NULL},
     TEXT("tenants", tenants, "FILE", "keys, adapters, limits; read again on SIGHUP (all may do all)"),
     TEXT("lora-root", lora_root, "DIR", "LoadLora reads below it (nothing is loaded)"),
+    {"lora-lazy-load", NULL, RT_FLAG_BOOL, SERVER(lora_lazy_load), NULL,
+     "requests may name adapters below it that are not loaded", 0, 0, NULL, NULL},
     {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
      DRAIN_MAX, NULL, NULL},
     {"enable-log-requests", NULL, RT_FLAG_BOOL, SERVER(logs_requests), "[no-]",
@@ -67,6 +69,7 @@ static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
     if (s->ssl_key_file && !s->ssl_cert_file) return refuse("ssl-keyfile", "needs --ssl-certfile", msg);
     if (s->ssl_cert_file && !s->ssl_key_file) return refuse("ssl-certfile", "needs --ssl-keyfile", msg);
     if (s->ssl_ca_certs && !s->ssl_key_file) return refuse("ssl-ca-certs", "needs --ssl-keyfile", msg);
+    if (s->lora_lazy_load && !s->lora_root) return refuse("lora-lazy-load", "needs --lora-root", msg);
     f->server.has_admin_port = s->admin_port != NO_PORT;
     RC_TRY(rt_server_check(s, msg));
     return rt__engine_flags_finish(&f->engine, msg);

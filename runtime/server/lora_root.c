@@ -47,3 +47,25 @@ rc_code rt__lora_root_resolve(const char *root, const char *path, char **out, rc
             path);
     return rc_about(RC_INVALID_ARGUMENT, msg, "source_path");
 }
+
+static bool is_letter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
+}
+
+static bool is_name(const char *name)
+{
+    for (const char *at = name, *part = name;; at++) {
+        if (*at && *at != '/' && !is_letter(*at) && (*at != '.' || at == part)) return false;
+        if (*at && *at != '/') continue;
+        if (at == part) return false;
+        if (!*at) return true;
+        part = at + 1;
+    }
+}
+
+rc_code rt__lora_root_find(const char *root, const char *name, char **out, rc_msg *msg)
+{
+    if (is_name(name) && rt__lora_root_resolve(root, name, out, NULL) == RC_OK) return RC_OK;
+    return rc_fail(RC_NOT_FOUND, msg, "lora_name: no adapter '%.300s' is loaded", name);
+}

@@ -13,4 +13,9 @@
  * what else the machine has). */
 RC_MUST_CHECK rc_code rt__lora_root_resolve(const char *root, const char *path, char **out, rc_msg *msg);
 
+/* The directory NAME below the root, for loading by name alone. Parts of a name are ASCII letters, digits,
+ * '_', '-' and '.', which is not the first, so that a directory has one name.
+ * Errors NOT_FOUND: another name, not inside, or nothing there, in the words for what is not loaded. */
+RC_MUST_CHECK rc_code rt__lora_root_find(const char *root, const char *name, char **out, rc_msg *msg);
+
 #endif

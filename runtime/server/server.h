@@ -23,6 +23,7 @@ typedef struct rt_server_options {
     uint32_t admin_port;   /* loading and unloading adapters moves there; 0: any free one */
     const char *tenants;   /* the file (tenants.h); NULL: everyone may do everything */
     const char *lora_root; /* where LoadLora may read; NULL: nothing can be loaded */
+    bool lora_lazy_load;   /* a request may name one below it that is not loaded */
     bool logs_requests;    /* one line of JSON on stderr for each (request_log.h) */
     uint32_t drain_seconds;
     const char *ssl_key_file, *ssl_cert_file, *ssl_ca_certs; /* NULL: no TLS; no certificates of clients */

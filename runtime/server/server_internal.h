@@ -51,6 +51,8 @@ void rt__generation_freed(void *generation);
 void rt__generation_event(rt_server *s, const mica_event *e); /* the poller's */
 bool rt__generations_left(rt_server *s);
 void rt__generations_abort(rt_server *s, const rt_caller *caller, const char *request_id, size_t bytes);
+/* The adapter that it waited for is there, or not; on the thread of the jobs. */
+void rt__generation_loaded(rt_generation *g, rc_code code, const rc_msg *msg);
 void rt__generations_admit(rt_server *s); /* gives the engine those whose turn it is */
 
 /* service_control.c */
@@ -64,6 +66,11 @@ void rt__get_kv_event_sources(rpc_call *c, void *server);
 RC_MUST_CHECK rc_code rt__lora_jobs_create(rt_server *s, rc_msg *msg);
 void rt__lora_jobs_end(rt_server *s); /* what waits is refused, from here on all is */
 void rt__lora_jobs_destroy(rt_server *s);
+/* Whether a request for this adapter has to wait until it is read from below the root. */
+bool rt__lora_is_due(const rt_server *s, const char *name);
+/* Reads it, in its turn, and calls rt__generation_loaded(). Errors RESOURCE_EXHAUSTED, UNAVAILABLE. */
+RC_MUST_CHECK rc_code rt__lora_bring(rt_server *s, const char *name, rpc_call *c, rt_generation *g,
+                                     rc_msg *msg);
 void rt__load_lora(rpc_call *c, void *server);
 void rt__unload_lora(rpc_call *c, void *server);
 void rt__admin_load_lora(rpc_call *c, void *server); /* on the admin's port */

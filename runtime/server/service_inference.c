@@ -23,6 +23,8 @@ struct rt_generation {
     bool is_stream, is_echoed;
     rt_generate_request request; /* until it is submitted */
     rt_share_item item;          /* with tenants */
+    rt_caller caller;            /* while it waits for its adapter */
+    bool waits_for_adapter;
     rt_generation *next_aborted;
     pthread_mutex_t lock;     /* of what follows */
     uint64_t id;              /* in the engine; 0: not there */
@@ -409,16 +411,56 @@ static rc_code wait_for_turn(rt_generation *g, const rt_tenant *tenant, rc_msg *
     r->salt = strdup(salt);
     if (!r->salt) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the request");
     r->q.cache_salt = r->salt;
-    g->item.share = tenant->share;
     g->item.prompt_tokens = keep && keep < r->q.prompt_ids_count ? keep : (uint32_t)r->q.prompt_ids_count;
     g->item.adapter_mib = missing_mib(s, r->q.model);
-    enlist(g);
     rc_code code = rt__access_arrive(s->access, &g->item, &retry_us, msg);
     if (code == RC_OK) return RC_OK;
     snprintf(seconds, sizeof seconds, "%" PRId64, (retry_us + 999999) / 1000000);
     if (retry_us) rpc_call_trailer(g->call, "retry-after", seconds);
+    return code;
+}
+
+/* Its adapter is there, if it has one. On failure it is listed no more. */
+static rc_code go_in(rt_generation *g, const rt_caller *caller, rc_msg *msg)
+{
+    if (!g->server->access) return submit(g, msg);
+    rc_code code = wait_for_turn(g, caller->tenant, msg);
+    if (code != RC_OK) delist(g);
+    return code;
+}
+
+static rc_code wait_for_adapter(rt_generation *g, const rt_caller *caller, rc_msg *msg)
+{
+    rt_server *s = g->server;
+    if (!rt__lora_is_due(s, g->request.q.model)) return go_in(g, caller, msg);
+    g->caller = *caller;
+    g->waits_for_adapter = true;
+    rc_code code = rt__lora_bring(s, g->request.q.model, g->call, g, msg);
+    if (code == RC_OK) return code;
+    g->waits_for_adapter = false;
     delist(g);
     return code;
+}
+
+/* One whose client has gone meanwhile is not given to anybody. */
+void rt__generation_loaded(rt_generation *g, rc_code code, const rc_msg *msg)
+{
+    rt_server *s = g->server;
+    rc_msg own = {0};
+    pthread_mutex_lock(&g->lock);
+    bool is_over = g->is_over;
+    pthread_mutex_unlock(&g->lock);
+    if (is_over || code != RC_OK) {
+        if (!is_over) own = *msg;
+        delist(g);
+    } else {
+        code = go_in(g, &g->caller, &own);
+    }
+    pthread_mutex_lock(&g->lock);
+    if (code != RC_OK) fail(g, code, own.text);
+    pthread_mutex_unlock(&g->lock);
+    rt__access_leave(s->access, &g->caller);
+    rt__generations_admit(s);
 }
 
 static rc_code begin_for(rt_generation *g, const rt_caller *caller, rc_msg *msg)
@@ -435,9 +477,9 @@ static rc_code begin_for(rt_generation *g, const rt_caller *caller, rc_msg *msg)
     g->adapter = copy_text(g->request.q.model);
     echo_id(g);
     RC_TRY(check_names(s, caller, &g->request, msg));
-    if (s->access) return wait_for_turn(g, caller->tenant, msg);
+    if (s->access) g->item.share = caller->tenant->share;
     enlist(g);
-    return submit(g, msg);
+    return wait_for_adapter(g, caller, msg);
 }
 
 static rc_code begin(rt_generation *g, rc_msg *msg)
@@ -447,6 +489,7 @@ static rc_code begin(rt_generation *g, rc_msg *msg)
     RC_TRY(rt__access_enter(s->access, g->call, &caller, msg));
     g->tenant = copy_text(caller.tenant ? caller.tenant->name : NULL);
     rc_code code = begin_for(g, &caller, msg);
+    if (code == RC_OK && g->waits_for_adapter) return RC_OK; /* the caller is let go when it goes in */
     rt__access_leave(s->access, &caller);
     if (code == RC_OK) rt__generations_admit(s);
     return code;

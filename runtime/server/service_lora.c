@@ -1,4 +1,5 @@
-/* LoadLora and UnloadLora: jobs of one thread, in the order in which they came. */
+/* LoadLora, UnloadLora and requests that wait for an adapter: jobs of one thread, in the order in which they
+ * came. */
 #include <stdlib.h>
 
 #include "control.pb-c.h"
@@ -12,6 +13,7 @@ typedef struct lora_job {
     struct lora_job *next;
     rpc_call *call;    /* held */
     char *name, *path; /* path NULL: unload */
+    rt_generation *waits; /* for an adapter of this name; NULL: LoadLora or UnloadLora */
 } lora_job;
 
 struct rt_lora_jobs {
@@ -32,7 +34,10 @@ static void free_job(lora_job *j)
 
 static void fail(lora_job *j, rc_code code, const rc_msg *msg)
 {
-    rt__refuse(j->call, code, msg);
+    if (j->waits)
+        rt__generation_loaded(j->waits, code, msg);
+    else
+        rt__refuse(j->call, code, msg);
     rpc_call_release(j->call);
     free_job(j);
 }
@@ -103,11 +108,22 @@ static rc_code unload(rt_server *s, lora_job *j, rc_msg *msg)
     return code;
 }
 
+/* For a request that names it; whoever asked first has loaded it for all. */
+static rc_code bring(rt_server *s, lora_job *j, rc_msg *msg)
+{
+    char *path;
+    if (!rt__lora_is_due(s, j->name)) return RC_OK;
+    RC_TRY(rt__lora_root_find(s->o.lora_root, j->name, &path, msg));
+    rc_code code = load_code(mica_adapter_load(s->m, j->name, path, msg));
+    free(path);
+    return code;
+}
+
 static void carry_out(rt_server *s, lora_job *j)
 {
     rc_msg msg;
-    rc_code code = j->path ? load(s, j, &msg) : unload(s, j, &msg);
-    if (code != RC_OK) {
+    rc_code code = j->waits ? bring(s, j, &msg) : j->path ? load(s, j, &msg) : unload(s, j, &msg);
+    if (code != RC_OK || j->waits) {
         fail(j, code, &msg);
         return;
     }
@@ -194,12 +210,35 @@ static bool queue(rt_server *s, lora_job *j)
     return has_room;
 }
 
+static rc_code fail_full(rc_msg *msg)
+{
+    return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%d adapters are being loaded, which is the most", JOBS_MAX);
+}
+
+bool rt__lora_is_due(const rt_server *s, const char *name)
+{
+    mica_adapter *list;
+    const mica_adapter *found;
+    if (!s->o.lora_lazy_load || !name) return false;
+    if (!find(s, name, &list, &found)) return true;
+    free(list);
+    return false;
+}
+
+rc_code rt__lora_bring(rt_server *s, const char *name, rpc_call *c, rt_generation *g, rc_msg *msg)
+{
+    lora_job *j = calloc(1, sizeof *j);
+    if (j) *j = (lora_job){.call = c, .name = strdup(name), .waits = g};
+    if (j && j->name && queue(s, j)) return RC_OK;
+    bool is_full = j && j->name;
+    if (j) free_job(j);
+    return is_full ? fail_full(msg) : rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the request");
+}
+
 static void queue_or_refuse(rpc_call *c, rt_server *s, lora_job *j, rc_code code, rc_msg *msg)
 {
     if (code == RC_OK && queue(s, j)) return;
-    if (code == RC_OK)
-        code =
-            rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%d adapters are being loaded, which is the most", JOBS_MAX);
+    if (code == RC_OK) code = fail_full(msg);
     free_job(j);
     rt__refuse(c, code, msg);
 }

@@ -113,11 +113,30 @@ static void what_is_not_is_refused_in_the_same_words(void **state)
     }
 }
 
+static void a_name_is_one_directory(void **state)
+{
+    (void)state;
+    const char *bad[] = {"", "/", "a/", "/a", "./a", "a/../a", "..", ".a", "empty//a", "a b", "a\n",
+                         "a*", "leads_out", "missing", "half", "\xc3\xa4"};
+    char *out = NULL, expected[256];
+    snprintf(expected, sizeof expected, "%s/a", root);
+    assert_int_equal(rt__lora_root_find(root, "a", &out, &msg), RC_OK);
+    assert_string_equal(out, expected);
+    free(out);
+    out = NULL;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(rt__lora_root_find(root, bad[i], &out, &msg), RC_NOT_FOUND);
+        assert_null(out);
+    }
+    assert_string_equal(msg.text, "lora_name: no adapter '\xc3\xa4' is loaded");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_inside_is_found),
         cmocka_unit_test(what_is_not_is_refused_in_the_same_words),
+        cmocka_unit_test(a_name_is_one_directory),
     };
     return cmocka_run_group_tests(tests, make_tree, remove_tree);
 }
