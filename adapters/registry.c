@@ -196,8 +196,8 @@ void adapter_release(adapter_registry *r, adapter_content *c)
 }
 
 /* A slot that may be given away: an empty one, else one with stale weights, else the least recently
- * unpinned content's. ADAPTER_NO_SLOT: all are pinned or busy. */
-static uint32_t choose_slot(const adapter_registry *r)
+ * unpinned content's, which nobody must hold unless `from_held`. ADAPTER_NO_SLOT: there is none. */
+static uint32_t choose_slot(const adapter_registry *r, bool from_held)
 {
     uint32_t stale = ADAPTER_NO_SLOT;
     for (uint32_t s = 0; s < r->options.slots_max; s++) {
@@ -205,12 +205,14 @@ static uint32_t choose_slot(const adapter_registry *r)
         if (r->slots[s].state == SLOT_STALE && stale == ADAPTER_NO_SLOT) stale = s;
     }
     if (stale != ADAPTER_NO_SLOT) return stale;
-    return r->oldest ? r->oldest->slot : ADAPTER_NO_SLOT;
+    const adapter_content *given = r->oldest;
+    while (given && given->holds && !from_held) given = given->younger;
+    return given ? given->slot : ADAPTER_NO_SLOT;
 }
 
-static void plan_load(adapter_registry *r, adapter_content *c)
+static void plan_load(adapter_registry *r, adapter_content *c, bool from_held)
 {
-    uint32_t slot = choose_slot(r);
+    uint32_t slot = choose_slot(r, from_held);
     if (slot == ADAPTER_NO_SLOT) return;
     adapter_slot *s = &r->slots[slot];
     if (s->state == SLOT_RESIDENT) leave_slot(r, s->content);
@@ -221,10 +223,17 @@ static void plan_load(adapter_registry *r, adapter_content *c)
 uint32_t adapter_pin(adapter_registry *r, adapter_content *c)
 {
     RC_ASSERT(c->holds > 0);
-    if (c->slot == ADAPTER_NO_SLOT) plan_load(r, c);
+    if (c->slot == ADAPTER_NO_SLOT) plan_load(r, c, true);
     if (!c->resident) return ADAPTER_NO_SLOT;
     if (c->pins++ == 0) lru_take(r, c);
     return c->slot;
+}
+
+bool adapter_prefetch(adapter_registry *r, adapter_content *c)
+{
+    RC_ASSERT(c->holds > 0);
+    if (c->slot == ADAPTER_NO_SLOT) plan_load(r, c, false);
+    return c->slot != ADAPTER_NO_SLOT;
 }
 
 bool adapter_is_coming(const adapter_content *c) { return c->slot != ADAPTER_NO_SLOT && !c->resident; }

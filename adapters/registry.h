@@ -63,6 +63,9 @@ void adapter_release(adapter_registry *r, adapter_content *c);
 /* Pins c if it is resident and gives its slot. Otherwise gives ADAPTER_NO_SLOT and, unless every slot is
  * pinned or loading, plans a job for it: try again after that job is done. */
 uint32_t adapter_pin(adapter_registry *r, adapter_content *c);
+/* Plans a job for c, which is waited for but cannot run yet, where that takes nothing from anybody: an empty
+ * or stale slot, or the least recently unpinned content's that nobody holds. False: c gets no slot so. */
+bool adapter_prefetch(adapter_registry *r, adapter_content *c);
 /* Whether a job for c is planned or under way. */
 bool adapter_is_coming(const adapter_content *c);
 /* Whether more hold it than have it pinned. */

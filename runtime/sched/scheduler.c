@@ -283,6 +283,16 @@ static void plan_waiting(rt_sched *s, uint32_t *budget)
     }
 }
 
+/* Those that no step has room for yet find their adapters in place when it is their turn. */
+static void prefetch_waiting(rt_sched *s)
+{
+    uint32_t i = s->waiting.head;
+    for (uint32_t seen = 0; i != RT_SEQ_NONE && seen < RT_SCHED_LOOKAHEAD; i = s->seqs[i].next, seen++) {
+        adapter_content *c = s->seqs[i].what.adapter;
+        if (c && !adapter_prefetch(s->o.adapters, c)) return;
+    }
+}
+
 /* Drops the entries of sequences that yielded after they were planned. */
 static void compact(rt_sched *s)
 {
@@ -304,6 +314,7 @@ uint32_t rt_sched_plan(rt_sched *s, const rt_sched_entry **entries)
     if (!s->o.prefill_first) plan_running(s, true, &budget);
     if (s->entries_count < s->running.count) plan_running(s, false, &budget);
     if (preempted == s->preemptions) plan_waiting(s, &budget);
+    prefetch_waiting(s);
     if (s->o.prefill_first && s->entries_count == 0) plan_running(s, true, &budget);
     if (preempted != s->preemptions) compact(s);
     *entries = s->entries;

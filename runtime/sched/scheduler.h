@@ -16,6 +16,7 @@
  *   4. A sequence whose adapter has no slot lets others pass, but after PASSES_MAX steps only base's; with
  *      in_order nobody passes while its adapter is being brought in.
  *   5. Nobody is admitted in a step that preempted. At most LOOKAHEAD waiting sequences are passed in a step.
+ *   6. Adapters of the first LOOKAHEAD waiting are brought in where that evicts nobody's who waits or runs.
  *
  * Memory   taken by create; no other call allocates.
  * Threads  one.

@@ -147,18 +147,19 @@ static void do_release(model *m)
 }
 
 /* The unpinned resident whose last pin ended first; NULL: none. */
-static model_content *oldest_unpinned(model *m)
+static model_content *oldest_unpinned(model *m, bool from_held)
 {
     model_content *oldest = NULL;
     for (int i = 0; i < CONTENTS; i++) {
         model_content *c = &m->contents[i];
+        if (!from_held && c->holds) continue;
         if (c->real && c->resident && c->pins == 0 && (!oldest || c->unpinned_at < oldest->unpinned_at))
             oldest = c;
     }
     return oldest;
 }
 
-/* Whoever lost residence by a pin was the least recently unpinned, and only one did. */
+/* Whoever lost residence by a pin or a prefetch was the least recently unpinned, and only one did. */
 static void check_evicted(model *m, model_content *oldest)
 {
     for (int i = 0; i < CONTENTS; i++) {
@@ -173,7 +174,7 @@ static void do_pin(model *m)
 {
     model_request *q = &m->requests[below(m, REQUESTS)];
     if (!q->content || q->pinned) return;
-    model_content *c = q->content, *oldest = oldest_unpinned(m);
+    model_content *c = q->content, *oldest = oldest_unpinned(m, true);
     uint32_t slot = adapter_pin(m->r, c->real);
     CHECK((slot != ADAPTER_NO_SLOT) == c->resident);
     if (slot != ADAPTER_NO_SLOT) {
@@ -181,6 +182,15 @@ static void do_pin(model *m)
         c->pins++;
         q->pinned = true;
     }
+    check_evicted(m, oldest);
+}
+
+static void do_prefetch(model *m)
+{
+    model_request *q = &m->requests[below(m, REQUESTS)];
+    if (!q->content) return;
+    model_content *oldest = oldest_unpinned(m, false);
+    if (!adapter_prefetch(m->r, q->content->real)) CHECK(!q->content->resident && !oldest);
     check_evicted(m, oldest);
 }
 
@@ -243,7 +253,7 @@ static void run(uint64_t seed, uint64_t steps)
 {
     static void (*const operations[])(model *) = {
         do_add, do_remove, do_hold,  do_hold,     do_release,  do_pin,     do_pin,
-        do_pin, do_unpin,  do_unpin, do_take_job, do_take_job, do_end_job, do_end_job,
+        do_pin, do_prefetch, do_unpin,  do_unpin, do_take_job, do_take_job, do_end_job, do_end_job,
     };
     model m = {.seed = seed, .random = seed * 0x9e3779b97f4a7c15ull + 0x1234567};
     current = &m;

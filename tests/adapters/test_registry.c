@@ -157,6 +157,31 @@ static void a_pinned_slot_is_never_given_away(void **state)
     adapter_registry_destroy(r);
 }
 
+static void what_is_prefetched_takes_no_slot_from_those_who_are_waited_for(void **state)
+{
+    (void)state;
+    adapter_registry *r = with(2, 4);
+    adapter_content *a = held(r, "a"), *b = held(r, "b"), *c = held(r, "c");
+    brought_in(r, a);
+    assert_true(adapter_prefetch(r, b)); /* the empty one */
+    assert_true(adapter_prefetch(r, b));
+    adapter_job job = taken(r);
+    assert_ptr_equal(job.content, b);
+    adapter_registry_job_done(r, &job, true);
+    assert_false(adapter_prefetch(r, c)); /* a is pinned, b is held */
+    adapter_unpin(r, a);
+    assert_false(adapter_prefetch(r, c));
+    assert_true(idle(r));
+    adapter_release(r, a);
+    assert_true(adapter_prefetch(r, c)); /* nobody holds a any more */
+    job = taken(r);
+    assert_true(job.content == c && job.evicts);
+    assert_int_equal(adapter_content_slot(a), ADAPTER_NO_SLOT);
+    adapter_registry_job_done(r, &job, true);
+    adapter_registry_check(r);
+    adapter_registry_destroy(r);
+}
+
 static void a_removed_content_goes_with_its_last_hold_and_leaves_something_to_remove(void **state)
 {
     (void)state;
@@ -254,6 +279,7 @@ int main(void)
         cmocka_unit_test(a_pin_waits_for_the_job_and_plans_it_once),
         cmocka_unit_test(the_least_recently_unpinned_gives_its_slot),
         cmocka_unit_test(a_pinned_slot_is_never_given_away),
+        cmocka_unit_test(what_is_prefetched_takes_no_slot_from_those_who_are_waited_for),
         cmocka_unit_test(a_removed_content_goes_with_its_last_hold_and_leaves_something_to_remove),
         cmocka_unit_test(stale_weights_are_dropped_by_the_next_load_if_it_comes_first),
         cmocka_unit_test(a_content_outlives_the_job_that_reads_it),

@@ -136,9 +136,35 @@ static void a_prefix_that_is_being_computed_is_waited_for(void **state)
     (void)state;
 }
 
+/* Four run, which is the most, and a fifth waits: its adapter does not wait for its turn. */
+static void an_adapter_is_brought_in_while_its_sequence_cannot_run(void **state)
+{
+    scene s = make(16, 64, false);
+    int32_t tokens[5][64];
+    adapter_job job;
+    assert_int_equal(adapter_registry_add(s.adapters, "a", calloc(1, sizeof(adapter_weights)), NULL), RC_OK);
+    adapter_content *a = adapter_registry_find(s.adapters, "a");
+    adapter_hold(s.adapters, a);
+    for (int i = 0; i < 4; i++) add(&s, tokens[i], 1 + 100 * i, 6);
+    assert_int_equal(step(&s), 4);
+    for (int k = 0; k < 8; k++) tokens[4][k] = 900 + k;
+    rt_sched_seq seq = {.tokens = tokens[4], .tokens_count = 8, .adapter = a,
+                        .identity = {.adapter = adapter_content_id(a), .adapted_from = 0}};
+    uint32_t last = rt_sched_add(s.sched, &seq);
+    step(&s);
+    assert_true(adapter_registry_next_job(s.adapters, &job));
+    assert_ptr_equal(job.content, a);
+    adapter_registry_job_done(s.adapters, &job, true);
+    rt_sched_remove(s.sched, last);
+    adapter_release(s.adapters, a);
+    end(&s);
+    (void)state;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_adapter_is_brought_in_while_its_sequence_cannot_run),
         cmocka_unit_test(a_decode_comes_before_a_chunk_and_the_chunk_takes_what_is_left),
         cmocka_unit_test(prompts_may_all_come_before_any_decode),
         cmocka_unit_test(the_last_in_order_yields_and_comes_back_with_what_is_still_cached),
