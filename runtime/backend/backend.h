@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 3 };
+enum { RT_BACKEND_ABI = 4 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -108,6 +108,11 @@ typedef struct rt_backend {
     RC_MUST_CHECK rc_code (*quant_create)(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format,
                                           bool rounds_x, rt_matrix **out, rc_msg *msg);
     void (*quant_fill)(rt_matrix *m, uint32_t row, const void *blocks);
+    /* One matrix of 2 or 3 quantised ones below each other, each in its own format, with one K and rounds_x;
+     * all but the last have whole groups of 32 rows. Takes them over unless it fails. NULL: not on this
+     * device. */
+    RC_MUST_CHECK rc_code (*quant_join)(rt_device *d, rt_matrix *const *parts, uint32_t count,
+                                        rt_matrix **out, rc_msg *msg);
 
     /* Brings an adapter's deltas into a slot, at true rank / drops them. dtype: how A and B are kept. */
     RC_MUST_CHECK rc_code (*adapter_attach)(rt_device *d, uint32_t slot, const adapter_weights *w,

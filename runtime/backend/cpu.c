@@ -185,9 +185,33 @@ static rc_code cpu_quant_create(rt_device *d, uint32_t n, uint32_t k, const rt_q
                          out, msg);
 }
 
+static rc_code cpu_quant_join(rt_device *d, rt_matrix *const *parts, uint32_t count, rt_matrix **out,
+                              rc_msg *msg)
+{
+    RC_ASSERT(count > 0 && count <= RT_JOINED_MAX);
+    rt_matrix *m = malloc(sizeof *m);
+    if (!m) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a matrix of %u parts", count);
+    *m = (rt_matrix){.k = parts[0]->k, .kernels = d->kernels, .quant = parts[0]->quant,
+                     .rounds_x = parts[0]->rounds_x, .joined_count = count};
+    for (uint32_t i = 0; i < count; i++) {
+        RC_ASSERT(parts[i]->quant && parts[i]->k == m->k && parts[i]->rounds_x == m->rounds_x);
+        RC_ASSERT(m->n % RT_PANEL == 0);
+        m->joined[i] = parts[i];
+        m->n += parts[i]->n;
+        if (parts[i]->quant->has_min) m->quant = parts[i]->quant;
+    }
+    *out = m;
+    return RC_OK;
+}
+
 static void cpu_quant_fill(rt_matrix *m, uint32_t row, const void *blocks)
 {
     RC_ASSERT(row < m->n);
+    if (m->joined_count) {
+        uint32_t part = 0;
+        while (row >= m->joined[part]->n) row -= m->joined[part++]->n;
+        m = m->joined[part];
+    }
     uint8_t *group = (uint8_t *)m->data + row / RT_PANEL * m->panel_bytes;
     const uint8_t *block = blocks;
     rt_quant_group g;
@@ -209,9 +233,9 @@ static void cpu_matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const voi
 
 static void cpu_matrix_destroy(rt_device *d, rt_matrix *m)
 {
-    (void)d;
     if (!m) return;
-    rt_pages_free(m->data, m->bytes);
+    for (uint32_t i = 0; i < m->joined_count; i++) cpu_matrix_destroy(d, m->joined[i]);
+    if (m->data) rt_pages_free(m->data, m->bytes);
     free(m);
 }
 
@@ -285,6 +309,7 @@ const rt_backend *rt_backend_cpu(void)
         .quant_bytes = cpu_quant_bytes,
         .quant_create = cpu_quant_create,
         .quant_fill = cpu_quant_fill,
+        .quant_join = cpu_quant_join,
         .adapter_attach = cpu_adapter_attach,
         .adapter_detach = cpu_adapter_detach,
         .kv_buffer = cpu_kv_buffer,

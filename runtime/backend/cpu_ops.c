@@ -125,11 +125,25 @@ static void pack_task(void *arg, uint32_t part, uint32_t parts)
     (o->dense->w->quant ? o->kernels->quant_pack : o->kernels->pack)(o->dense, part, parts);
 }
 
+/* Each of a joined matrix's parts, into its columns of y. */
+static void run_joined(const rt_kernels *kernels, rt_dense d, uint32_t part, uint32_t parts)
+{
+    const rt_matrix *joined = d.w;
+    for (uint32_t i = 0; i < joined->joined_count; i++) {
+        d.w = joined->joined[i];
+        kernels->quant(&d, part, parts);
+        d.y += d.w->n;
+        if (d.bias) d.bias += d.w->n;
+    }
+}
+
 /* The base product; and A x, which needs nothing of it, in the same run. */
 static void dense_task(void *arg, uint32_t part, uint32_t parts)
 {
     const linear_op *o = arg;
-    (o->dense->w->quant ? o->kernels->quant : o->kernels->dense)(o->dense, part, parts);
+    const rt_matrix *w = o->dense->w;
+    if (w->joined_count) run_joined(o->kernels, *o->dense, part, parts);
+    else (w->quant ? o->kernels->quant : o->kernels->dense)(o->dense, part, parts);
     if (o->lora) o->kernels->lora_shrink(o->lora, part, parts);
 }
 

@@ -19,7 +19,7 @@
 
 #include "proto/dtype.h"
 
-enum { RT_PANEL = 32 };
+enum { RT_PANEL = 32, RT_JOINED_MAX = 3 };
 
 struct rt_kernels;
 struct rt_quant;
@@ -32,6 +32,8 @@ typedef struct rt_matrix {
     const struct rt_kernels *kernels;
     const struct rt_quant *quant; /* NULL, or the format of the panels (quant.h) */
     bool rounds_x;                /* quantised: products may round x to bf16 */
+    uint32_t joined_count;        /* 0, or this one is others below each other: no data of its own, and as */
+    struct rt_matrix *joined[RT_JOINED_MAX]; /* quant one of theirs, with minima where any has them */
 } rt_matrix;
 
 static inline uint32_t rt_matrix_panels(uint32_t n) { return n / RT_PANEL + (n % RT_PANEL != 0); }

@@ -26,11 +26,15 @@ typedef struct fill_run {
 
 size_t rt__fill_bytes(const rt_fill *f, const rt_backend *backend)
 {
+    size_t bytes = 0;
+    for (uint32_t i = 0; f->joined[0] && i < f->parts_count; i++)
+        bytes += backend->quant_bytes(f->part_rows[i], f->k, f->joined[i]);
+    if (bytes) return bytes;
     if (f->quant) return backend->quant_bytes(f->n, f->k, f->quant);
     return backend->matrix_bytes(f->n, f->k, f->stored);
 }
 
-/* Of a row as the matrix keeps it. */
+/* Of a row as the matrix keeps it (where parts differ, as it keeps the first's). */
 static uint64_t row_bytes(const rt_fill *f)
 {
     if (f->quant) return (uint64_t)f->k / f->quant->group * f->quant->block_bytes;

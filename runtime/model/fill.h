@@ -21,6 +21,7 @@ typedef struct rt_fill {
     rt_matrix *matrix; /* [n][k] */
     rc_dtype stored;
     const rt_quant *quant; /* NULL, or the matrix is kept in this format */
+    const rt_quant *joined[RT_PARTS_MAX]; /* what each part is kept in, where they differ; else NULL */
     bool quantises;        /* rows are rounded to it here; else the tensors are stored in it */
     bool rounds_x;
     uint32_t n, k;

@@ -66,7 +66,8 @@ static rc_dtype choose_dtype(const rt_model_options *o, const rt_source *s)
 /* Embedding and head stay at eight bits: rounding them to four costs most for its bytes. */
 static rt_weight_choice choose_weights(const rt_model_options *o, rc_dtype dtype)
 {
-    return (rt_weight_choice){dtype, o->quant, o->quant ? rt_quant_named("q8_0") : NULL};
+    const rt_quant *of_tables = o->quant ? rt_quant_named("q8_0") : NULL;
+    return (rt_weight_choice){.dtype = dtype, .quant = o->quant, .table_quant = of_tables};
 }
 
 static rc_code probe_source(const rt_model_options *o, const rt_source *s, const rt_backend *backend,

@@ -70,13 +70,21 @@ static rc_code refuse_cut(const rt_matrix_plan *plan, const char *type, uint32_t
                     msg, "--tensor-parallel-size");
 }
 
-/* The format of quantised tensors, where all parts share one that panels can keep. */
-static const rt_quant *stored_format(const rt_fill *f)
+/* The formats of quantised tensors, where panels can keep them: one for all parts, or one for each where the
+ * backend joins such and no two parts share a group of rows. */
+static void find_formats(rt_fill *f, bool joins)
 {
-    if (f->is_dummy) return NULL;
-    for (uint32_t i = 0; i < f->parts_count; i++)
-        if (f->tensors[i].dtype || f->tensors[i].ggml_type != f->tensors[0].ggml_type) return NULL;
-    return rt_quant_find(f->tensors[0].ggml_type);
+    bool differ = false;
+    for (uint32_t i = 0; i < f->parts_count; i++) {
+        f->joined[i] = f->is_dummy || f->tensors[i].dtype ? NULL : rt_quant_find(f->tensors[i].ggml_type);
+        differ = differ || f->joined[i] != f->joined[0];
+    }
+    f->quant = f->joined[0];
+    for (uint32_t i = 0; differ && i < f->parts_count; i++) {
+        bool straddles = i + 1 < f->parts_count && f->part_rows[i] % RT_FILL_GROUP;
+        if (!joins || straddles || !f->joined[i]) f->quant = NULL;
+    }
+    if (!differ || !f->quant) memset(f->joined, 0, sizeof f->joined);
 }
 
 /* How the matrix is kept: quantised as it is stored, or as asked for where whole blocks make up its rows (of
@@ -86,7 +94,7 @@ static rc_code settle_format(const rt_matrix_plan *plan, rt_fill *f, const rt_we
 {
     f->stored = stored_dtype(f, choice->dtype);
     f->rounds_x = choice->dtype == RC_BF16;
-    f->quant = stored_format(f);
+    find_formats(f, choice->joins);
     const rt_quant *asked = is_table ? choice->table_quant : choice->quant;
     if (f->quant || !asked || plan->tensor_k % asked->group) return RC_OK;
     if (plan->k_first % asked->group || plan->k % asked->group)
@@ -211,7 +219,9 @@ rc_code rt__weights_resolve(const rt_source *s, const rt_model_config *c, const 
     if (!list.fills)
         return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "%.255s: no memory to list its tensors",
                        rt__source_path(s));
-    rc_code code = resolve_all(s, c, shard, choice, &list, msg);
+    rt_weight_choice of_backend = *choice;
+    of_backend.joins = backend->quant_join != NULL;
+    rc_code code = resolve_all(s, c, shard, &of_backend, &list, msg);
     if (code != RC_OK) {
         rt__weight_list_free(&list);
         return code;

@@ -113,11 +113,27 @@ static rc_code read_vectors(const rt_source *s, const rt_model_config *c, const 
     return code;
 }
 
+/* Parts, each in its own format, as one matrix. */
+static rc_code create_joined(const rt_weights *w, const rt_fill *f, rt_matrix **out, rc_msg *msg)
+{
+    rt_matrix *parts[RT_PARTS_MAX] = {NULL};
+    rc_code code = RC_OK;
+    for (uint32_t i = 0; code == RC_OK && i < f->parts_count; i++)
+        code = w->backend->quant_create(w->device, f->part_rows[i], f->k, f->joined[i], f->rounds_x,
+                                        &parts[i], msg);
+    if (code == RC_OK) code = w->backend->quant_join(w->device, parts, f->parts_count, out, msg);
+    for (uint32_t i = 0; code != RC_OK && i < f->parts_count; i++)
+        if (parts[i]) w->backend->matrix_destroy(w->device, parts[i]);
+    return code;
+}
+
 static rc_code create_matrices(const rt_model_config *c, rt_weight_list *list, rt_weights *w, rc_msg *msg)
 {
     for (uint32_t i = 0; i < list->count; i++) {
         rt_fill *f = &list->fills[i];
-        if (f->quant)
+        if (f->joined[0])
+            RC_TRY(create_joined(w, f, &f->matrix, msg));
+        else if (f->quant)
             RC_TRY(w->backend->quant_create(w->device, f->n, f->k, f->quant, f->rounds_x, &f->matrix, msg));
         else
             RC_TRY(w->backend->matrix_create(w->device, f->n, f->k, f->stored, &f->matrix, msg));

@@ -38,6 +38,7 @@ typedef struct rt_weight_list {
 typedef struct rt_weight_choice {
     rc_dtype dtype;
     const rt_quant *quant, *table_quant; /* NULL, or what layers, and embedding and head, are rounded to */
+    bool joins; /* the backend keeps parts of different formats (set by resolve) */
 } rt_weight_choice;
 
 /* config->tied_head of a Hugging Face checkpoint, by what is stored: as the reference does, two matrices that

@@ -133,6 +133,67 @@ static void a_product_is_right_and_its_rows_never_change(void **state)
         }
 }
 
+/* Three formats, of which the first or only another has minima: the columns of each have the bits of its own
+ * matrix, whatever the rows and threads. */
+static void check_joined(const uint32_t types_of[3], const char *kernels, bool rounds_x)
+{
+    enum { K = 512, N = 64 + 32 + 5 };
+    static const uint32_t n[] = {64, 32, 5};
+    const rt_backend *cpu = rt_backend_cpu();
+    rt_device *d = open_device(kernels, 2, ROWS, K);
+    rt_matrix *alone[3], *parts[3], *joined;
+    uint8_t *blocks[3];
+    for (int i = 0; i < 3; i++) {
+        const rt_quant *q = rt_quant_find(types_of[i]);
+        blocks[i] = random_blocks(q, (shape){n[i], K}, 50 + (uint64_t)i);
+        assert_int_equal(cpu->quant_create(d, n[i], K, q, rounds_x, &alone[i], NULL), RC_OK);
+        assert_int_equal(cpu->quant_create(d, n[i], K, q, rounds_x, &parts[i], NULL), RC_OK);
+    }
+    assert_int_equal(cpu->quant_join(d, parts, 3, &joined, NULL), RC_OK);
+    for (uint32_t i = 0, at = 0; i < 3; at += n[i++])
+        for (uint32_t row = 0; row < n[i]; row++) {
+            const uint8_t *of_row = blocks[i] + row * rt_gguf_row_bytes(types_of[i], K);
+            cpu->quant_fill(alone[i], row, of_row);
+            cpu->quant_fill(joined, at + row, of_row);
+        }
+    float *x = random_floats((size_t)ROWS * K, 3), *bias = random_floats(N, 4);
+    float *y = nan_floats((size_t)ROWS * N), *want = nan_floats((size_t)ROWS * N);
+    static const uint32_t rows[] = {1, 4, 5, ROWS};
+    for (int r = 0; r < 4; r++) {
+        rt_linear l = {.weight = joined, .bias = bias, .rows = rows[r], .x = x, .x_stride = K, .y = y,
+                       .y_stride = N};
+        cpu->linear(d, &l);
+        for (uint32_t i = 0, at = 0; i < 3; at += n[i++]) {
+            l.weight = alone[i];
+            l.bias = bias + at;
+            l.y = want + at;
+            cpu->linear(d, &l);
+        }
+        assert_memory_equal(y, want, (size_t)rows[r] * N * sizeof *y);
+    }
+    cpu->matrix_destroy(d, joined);
+    for (int i = 0; i < 3; i++) {
+        cpu->matrix_destroy(d, alone[i]);
+        free(blocks[i]);
+    }
+    cpu->close(d);
+    free(want);
+    free(y);
+    free(bias);
+    free(x);
+}
+
+static void parts_of_a_joined_matrix_keep_their_formats(void **state)
+{
+    (void)state;
+    static const uint32_t mixes[][3] = {{12, 12, 14}, {8, 2, 3}, {14, 13, 8}, {7, 6, 2}};
+    EACH_USABLE_FAMILY(kernels)
+    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) {
+        check_joined(mixes[i], kernels, false);
+        check_joined(mixes[i], kernels, true);
+    }
+}
+
 static void embedding_rows_are_dequantised_exactly(void **state)
 {
     (void)state;
@@ -199,6 +260,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_product_is_right_and_its_rows_never_change),
+        cmocka_unit_test(parts_of_a_joined_matrix_keep_their_formats),
         cmocka_unit_test(embedding_rows_are_dequantised_exactly),
         cmocka_unit_test(a_panel_takes_about_the_bytes_of_its_file),
         cmocka_unit_test(rounding_is_to_the_nearest_step),
