@@ -1,22 +1,19 @@
 /* Attention over blocks on tensor cores. One item and one K/V head a thread block: four warps of 16 vectors,
  * a vector being a row and one of the query heads that share the K/V head.
  *
- *     per tile of 64 positions, in shared memory:   K [64][D], V [64][D] as bf16
+ *     per tile of 64 positions, in shared memory:   K [64][D], V [64][D] as bf16, moved as they are used
  *         S = Q K^T        16 x 64 a warp, mma.m16n8k16 over D
  *         P = 2^(S - max)  rounded to bf16 in the registers that held S
  *         O = O c + P V    16 x D
- *     per segment of 8 tiles: (max, sum, O) begin empty; then go to the scratch, or are merged into the row's
+ *     per segment of 8 tiles: (max, sum, O) begin empty, and are merged into the row's
  */
 #include "paged_kv/paged_attn_cuda.h"
 #include "paged_kv/paged_attn_cuda_plan.h"
 #include "paged_kv/paged_attn_cuda_rows.cuh"
+#include "paged_kv/paged_attn_cuda_tile.cuh"
 
-enum {
-    WARPS = 4,
-    VECTORS = 16 * WARPS,
-    THREADS = 32 * WARPS,
-    PAD = 8 /* so that rows start in other banks */
-};
+enum { WARPS = 4, VECTORS = 16 * WARPS, THREADS = TILE_THREADS, PAD = TILE_PAD };
+static_assert(THREADS == 32 * WARPS, "what loads tiles");
 
 /* What a warp keeps of its 16 vectors. A lane has vectors lane / 4 and lane / 4 + 8, of them columns
  * 2 (lane % 4), + 1 of each run of 8. */
@@ -54,21 +51,6 @@ __device__ __forceinline__ void load_queries(const kv_cuda_attn &a, const kv_cud
     }
 }
 
-/* Rows of K or V at 64 positions, as they enter the products. What no row sees is zeros: it may be anything.
- */
-template <int D>
-__device__ __forceinline__ void load_tile(const kv_cuda_attn &a, uint32_t table, uint32_t tile, uint32_t end,
-                                          int is_value, uint16_t *to)
-{
-    uint32_t dim = a.layout.head_dim;
-    for (uint32_t i = threadIdx.x; i < KV_TILE * (D / 2); i += THREADS) {
-        uint32_t position = tile * KV_TILE + i / (D / 2), d = i % (D / 2) * 2;
-        uint32_t both = 0;
-        if (position < end && d < dim) both = kv_pair_at(a, table, position, is_value, d);
-        *(uint32_t *)(to + i / (D / 2) * (D + PAD) + d) = both;
-    }
-}
-
 /* scores[j]: columns 8 j .. 8 j + 7 of the tile. */
 template <int D>
 __device__ __forceinline__ void score(const uint16_t *q, const uint16_t *k, float (*scores)[4])
@@ -80,10 +62,11 @@ __device__ __forceinline__ void score(const uint16_t *q, const uint16_t *k, floa
         uint32_t x[4];
         ldmatrix_x4(x, q + lane % 16 * (D + PAD) + d + lane / 16 * 8);
 #pragma unroll
-        for (int j = 0; j < KV_TILE / 8; j++) {
-            const uint16_t *row = k + (j * 8 + lane / 4) * (D + PAD) + d + lane % 4 * 2;
-            uint32_t y[2] = {*(const uint32_t *)row, *(const uint32_t *)(row + 8)};
+        for (int j = 0; j < KV_TILE / 8; j += 2) {
+            uint32_t y[4]; /* of positions 8 j .. + 7, then + 8 .. + 15 */
+            ldmatrix_x4(y, k + (j * 8 + lane / 16 * 8 + lane % 8) * (D + PAD) + d + lane / 8 % 2 * 8);
             mma_m16n8k16_bf16(scores[j], x, y);
+            mma_m16n8k16_bf16(scores[j + 1], x, y + 2);
         }
     }
 }
@@ -169,13 +152,50 @@ __device__ __forceinline__ void each_value(uint32_t first, uint32_t count, uint3
     }
 }
 
-/* Vectors [first, first + 64) of the item. */
+template <int D> __device__ __forceinline__ void merge(state<D> &total, const state<D> &more)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        merge_weights w = merge_states(total.m[h], total.l[h], more.m[h], more.l[h]);
+#pragma unroll
+        for (int j = 0; j < D / 8; j++)
+#pragma unroll
+            for (int i = 2 * h; i < 2 * h + 2; i++)
+                total.o[j][i] = merge_values(w, total.o[j][i], more.o[j][i]);
+    }
+}
+
+/* What the lane has of the answer, or of a partial. */
+template <int D>
+__device__ __forceinline__ void store(const kv_cuda_attn &a, const kv_cuda_item &item, uint32_t first,
+                                      const state<D> &s)
+{
+    uint32_t group = a.heads / a.layout.kv_heads, count = item.rows * group, dim = a.layout.head_dim;
+    uint32_t head = blockIdx.y * group;
+    if (item.partial == KV_CUDA_WHOLE) {
+        each_value<D>(first, count, dim, [&](uint32_t n, uint32_t d, int j, int i, int h) {
+            a.out[(item.row + n / group) * a.out_stride + (head + n % group) * dim + d] = s.o[j][i] / s.l[h];
+        });
+        return;
+    }
+    each_value<D>(first, count, dim, [&](uint32_t n, uint32_t d, int j, int i, int h) {
+        float *to = a.partials + partial_offset(a, item.partial + n / group, head + n % group);
+        to[2 + d] = s.o[j][i];
+        if (d == 0) to[0] = s.m[h];
+        if (d == 0) to[1] = s.l[h];
+    });
+}
+
+/* Vectors [first, first + 64) of the item. V is on its way while K is used, and the next K while V is. A warp
+ * without vectors only moves tiles. */
 template <int D>
 __device__ void attend(const kv_cuda_attn &a, const kv_cuda_item &item, uint32_t first, uint16_t *shared)
 {
+    enum { EACH = KV_SEGMENT / KV_TILE };
     uint16_t *q = shared, *k = q + VECTORS * (D + PAD), *v = k + KV_TILE * (D + PAD);
-    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = a.layout.head_dim;
+    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint32_t group = a.heads / a.layout.kv_heads, count = item.rows * group;
+    bool works = first + warp * 16 < count;
     uint32_t seen[2]; /* positions that the lane's vectors see */
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -183,48 +203,32 @@ __device__ void attend(const kv_cuda_attn &a, const kv_cuda_item &item, uint32_t
         seen[h] = mine < count ? a.rows[item.row + mine / group].position + 1 : 0;
     }
     uint32_t last = a.rows[item.row + item.rows - 1].position + 1, table = a.rows[item.row].table;
+    uint32_t tile = item.segment * EACH, end = (item.segment + item.segments) * EACH;
+    if (end > (last + KV_TILE - 1) / KV_TILE) end = (last + KV_TILE - 1) / KV_TILE;
     state<D> total, segment;
     clear(total);
-    __syncthreads();
+    clear(segment);
+    __syncthreads(); /* what came before may still be in use */
     load_queries<D>(a, item, first, q);
-    for (uint32_t g = item.segment; g < item.segment + item.segments; g++) {
-        clear(segment);
-        for (uint32_t t = g * (KV_SEGMENT / KV_TILE); t < (g + 1) * (KV_SEGMENT / KV_TILE); t++) {
-            float scores[KV_TILE / 8][4];
-            if (t * KV_TILE >= last) break;
-            __syncthreads();
-            load_tile<D>(a, table, t, last, 0, k);
-            load_tile<D>(a, table, t, last, 1, v);
-            __syncthreads();
+    tile_begin<D>(a, table, tile, last, 0, k);
+    for (; tile < end; tile++) {
+        float scores[KV_TILE / 8][4];
+        tile_wait();
+        tile_begin<D>(a, table, tile, last, 1, v);
+        if (works) {
             score<D>(q + warp * 16 * (D + PAD), k, scores);
 #pragma unroll
-            for (int h = 0; h < 2; h++) weigh(segment, scores, h, t * KV_TILE, seen[h]);
-            gather(segment, scores, v);
+            for (int h = 0; h < 2; h++) weigh(segment, scores, h, tile * KV_TILE, seen[h]);
         }
-        if (item.partial != KV_CUDA_WHOLE) break;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            merge_weights w = merge_states(total.m[h], total.l[h], segment.m[h], segment.l[h]);
-#pragma unroll
-            for (int j = 0; j < D / 8; j++)
-#pragma unroll
-                for (int i = 2 * h; i < 2 * h + 2; i++)
-                    total.o[j][i] = merge_values(w, total.o[j][i], segment.o[j][i]);
+        tile_wait();
+        if (tile + 1 < end) tile_begin<D>(a, table, tile + 1, last, 0, k);
+        if (works) gather(segment, scores, v);
+        if ((tile + 1) % EACH == 0 || tile + 1 == end) {
+            merge(total, segment);
+            clear(segment);
         }
     }
-    if (item.partial == KV_CUDA_WHOLE) {
-        each_value<D>(first, count, dim, [&](uint32_t n, uint32_t d, int j, int i, int h) {
-            a.out[(item.row + n / group) * a.out_stride + (blockIdx.y * group + n % group) * dim + d] =
-                total.o[j][i] / total.l[h];
-        });
-        return;
-    }
-    each_value<D>(first, count, dim, [&](uint32_t n, uint32_t d, int j, int i, int h) {
-        float *to = a.partials + partial_offset(a, item.partial + n / group, blockIdx.y * group + n % group);
-        to[2 + d] = segment.o[j][i];
-        if (d == 0) to[0] = segment.m[h];
-        if (d == 0) to[1] = segment.l[h];
-    });
+    store(a, item, first, total); /* one segment, merged into nothing, is itself */
 }
 
 template <int D> __device__ __forceinline__ void run_item(const kv_cuda_attn &a, uint16_t *shared)
