@@ -248,24 +248,29 @@ ALWAYS void run_dot(rc_vf sum[][VECTORS], const uint16_t *w, const uint16_t *x, 
 }
 #endif
 
-ALWAYS void scale_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS], uint32_t run, bool has_min,
-                      int rows)
+/* The run's scales and, or NULL, its minima into the accumulators. */
+ALWAYS void scale_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS], uint32_t run,
+                      const rc_vf scale[VECTORS], const rc_vf *min, int rows)
 {
-    size_t at = (size_t)run * RT_PANEL + t->column;
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++) {
-        rc_vf scale = rc_vf_load(t->s->scale + at + 16 * v);
 #pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) acc[r][v] = rc_vf_fma(scale, sum[r][v], acc[r][v]);
-        if (!has_min) continue;
-        rc_vf min = rc_vf_load(t->s->min + at + 16 * v);
+        for (int r = 0; r < rows; r++) acc[r][v] = rc_vf_fma(scale[v], sum[r][v], acc[r][v]);
+        if (!min) continue;
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
             float x;
             memcpy(&x, t->sums + r * RT_X_STRIDE + run * sizeof x, sizeof x);
-            acc[r][v] = rc_vf_fma(min, rc_vf_set1(x), acc[r][v]);
+            acc[r][v] = rc_vf_fma(min[v], rc_vf_set1(x), acc[r][v]);
         }
     }
+}
+
+ALWAYS void load_columns(const tile *t, const float *of_runs, uint32_t run, rc_vf out[VECTORS])
+{
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++)
+        out[v] = rc_vf_load(of_runs + (size_t)run * RT_PANEL + t->column + 16 * v);
 }
 
 ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
@@ -288,7 +293,10 @@ ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
             const float *w = (const float *)s->operands + (size_t)k * RT_PANEL + t->column;
             run_f32(sum, w, (const float *)(const void *)t->x + k, s->run, rows);
         }
-        scale_run(t, acc, sum, run, has_min, rows);
+        rc_vf scale[VECTORS], min[VECTORS];
+        load_columns(t, s->scale, run, scale);
+        if (has_min) load_columns(t, s->min, run, min);
+        scale_run(t, acc, sum, run, scale, has_min ? min : NULL, rows);
     }
     (void)dots;
     end(t, acc, rows);
@@ -330,10 +338,55 @@ ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k
     (void)dots;
 }
 
-ALWAYS void direct_run(const tile *t, const code_block *b, int line, uint32_t k, rc_vf acc[][VECTORS],
-                       uint32_t run, const bool dots, const int bits, int rows)
+/* What expand_scales would leave of a group, bit for bit, as registers: a tile has all columns of a panel. */
+typedef struct group_scales {
+    rc_vf d[VECTORS], min[VECTORS];
+    const uint8_t *factors, *min_factors;
+    bool has_min, has_factors, is_signed;
+} group_scales;
+
+ALWAYS group_scales scales_of(const rt_quant *q, const uint8_t *d, const int bits)
 {
-    rc_vf sum[DIRECT_ROWS][VECTORS];
+    group_scales s = {.has_min = bits < 6 && q->has_min, .has_factors = bits < 8 && q->has_factors,
+                      .is_signed = bits == 6};
+    s.factors = d + (s.has_min ? 4 : 2) * RT_PANEL;
+    s.min_factors = s.factors + q->group / q->run * RT_PANEL;
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) {
+        s.d[v] = load_f16(d + 32 * v);
+        if (s.has_min) s.min[v] = load_f16(d + 2 * RT_PANEL + 32 * v);
+    }
+    return s;
+}
+
+ALWAYS void times_factors(const rc_vf d[VECTORS], const uint8_t *factors, bool is_signed, float sign,
+                          rc_vf out[VECTORS])
+{
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)factors + v);
+        __m512i words = is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
+        out[v] = rc_vf_mul(d[v], rc_vf_mul(rc_vf_set1(sign), _mm512_cvtepi32_ps(words)));
+    }
+}
+
+/* Run i of the group, run `run` of the stretch. */
+ALWAYS void scale_from(const group_scales *s, uint32_t i, const tile *t, rc_vf acc[][VECTORS],
+                       rc_vf sum[][VECTORS], uint32_t run, int rows)
+{
+    rc_vf scale[VECTORS], min[VECTORS];
+    if (!s->has_factors) {
+        scale_run(t, acc, sum, run, s->d, s->has_min ? s->min : NULL, rows);
+        return;
+    }
+    times_factors(s->d, s->factors + i * RT_PANEL, s->is_signed, 1, scale);
+    if (s->has_min) times_factors(s->min, s->min_factors + i * RT_PANEL, false, -1, min);
+    scale_run(t, acc, sum, run, scale, s->has_min ? min : NULL, rows);
+}
+
+ALWAYS void sum_run(const tile *t, const code_block *b, int line, uint32_t k, rc_vf sum[][VECTORS],
+                    const bool dots, const int bits, int rows)
+{
     const int lines = bits == 6 ? RT_QUANT_RUN_MIN / 4 : 8; /* of the formats with 6 bits a run is 16 k */
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
@@ -341,13 +394,12 @@ ALWAYS void direct_run(const tile *t, const code_block *b, int line, uint32_t k,
         for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_zero();
 #pragma GCC unroll 8
     for (int i = 0; i < lines; i++) direct_line(t, b, line + i, k + 4 * (uint32_t)i, sum, dots, bits, rows);
-    scale_run(t, acc, sum, run, t->s->has_min, rows);
 }
 
 ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
 {
     const rt_quant *q = t->s->format;
-    rc_vf acc[DIRECT_ROWS][VECTORS];
+    rc_vf acc[DIRECT_ROWS][VECTORS], sum[DIRECT_ROWS][VECTORS];
     code_block b = block_of(t->s, t->codes);
     size_t group_bytes = rt_quant_group_bytes(q), codes_bytes = rt_quant_codes_bytes(q);
     uint32_t run = 0;
@@ -355,10 +407,13 @@ ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
     for (uint32_t k0 = 0; k0 < t->s->depth; k0 += q->group) {
         b.codes = t->codes + k0 / q->group * group_bytes;
         prefetch_group(b.codes, group_bytes);
-        expand_scales(q, b.codes + q->group / RT_QUANT_BLOCK * codes_bytes, t->s, run);
-        for (uint32_t k = k0; k < k0 + q->group; k += RT_QUANT_BLOCK, b.codes += codes_bytes) {
-            direct_run(t, &b, 0, k, acc, run++, dots, bits, rows);
-            if (bits == 6) direct_run(t, &b, 4, k + RT_QUANT_RUN_MIN, acc, run++, dots, bits, rows);
+        group_scales s = scales_of(q, b.codes + q->group / RT_QUANT_BLOCK * codes_bytes, bits);
+        for (uint32_t k = k0, i = 0; k < k0 + q->group; k += RT_QUANT_BLOCK, b.codes += codes_bytes) {
+            sum_run(t, &b, 0, k, sum, dots, bits, rows);
+            scale_from(&s, i++, t, acc, sum, run++, rows);
+            if (bits != 6) continue;
+            sum_run(t, &b, 4, k + RT_QUANT_RUN_MIN, sum, dots, bits, rows);
+            scale_from(&s, i++, t, acc, sum, run++, rows);
         }
     }
     end(t, acc, rows);
