@@ -51,7 +51,7 @@ void rt__generation_freed(void *generation);
 void rt__generation_event(rt_server *s, const mica_event *e); /* the poller's */
 bool rt__generations_left(rt_server *s);
 void rt__generations_abort(rt_server *s, const rt_caller *caller, const char *request_id, size_t bytes);
-/* The adapter that it waited for is there, or not; on the thread of the jobs. */
+/* The adapter that it waited for is there, or not; on a thread of the jobs. */
 void rt__generation_loaded(rt_generation *g, rc_code code, const rc_msg *msg);
 void rt__generations_admit(rt_server *s); /* gives the engine those whose turn it is */
 
@@ -62,7 +62,7 @@ void rt__abort(rpc_call *c, void *server);
 void rt__list_loras(rpc_call *c, void *server);
 void rt__get_kv_event_sources(rpc_call *c, void *server);
 
-/* service_lora.c: loading reads files, so it has a thread of its own */
+/* service_lora.c: loading reads files, so it has threads of its own */
 RC_MUST_CHECK rc_code rt__lora_jobs_create(rt_server *s, rc_msg *msg);
 void rt__lora_jobs_end(rt_server *s); /* what waits is refused, from here on all is */
 void rt__lora_jobs_destroy(rt_server *s);

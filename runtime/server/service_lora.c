@@ -1,5 +1,5 @@
-/* LoadLora, UnloadLora and requests that wait for an adapter: jobs of one thread, in the order in which they
- * came. */
+/* LoadLora, UnloadLora and requests that wait for an adapter: jobs of a few threads, taken in the order in
+ * which they came. Those of one name are carried out one after the other. */
 #include <stdlib.h>
 
 #include "control.pb-c.h"
@@ -7,7 +7,7 @@
 #include "runtime/server/server_internal.h"
 #include "runtime/server/wire_text.h"
 
-enum { JOBS_MAX = 64, NAME_MAX_BYTES = 256, PATH_MAX_BYTES = 4096 };
+enum { JOBS_MAX = 64, THREADS = 4, NAME_MAX_BYTES = 256, PATH_MAX_BYTES = 4096 };
 
 typedef struct lora_job {
     struct lora_job *next;
@@ -17,11 +17,13 @@ typedef struct lora_job {
 } lora_job;
 
 struct rt_lora_jobs {
-    pthread_t thread;
+    pthread_t threads[THREADS];
+    unsigned threads_count;
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
     lora_job *first, **end;
-    unsigned count;
+    const lora_job *running[THREADS]; /* NULL: nothing */
+    unsigned count, threads_begun;
     bool is_ending;
 };
 
@@ -32,14 +34,13 @@ static void free_job(lora_job *j)
     free(j);
 }
 
-static void fail(lora_job *j, rc_code code, const rc_msg *msg)
+static void end(lora_job *j, rc_code code, const rc_msg *msg)
 {
     if (j->waits)
         rt__generation_loaded(j->waits, code, msg);
-    else
+    else if (code != RC_OK)
         rt__refuse(j->call, code, msg);
     rpc_call_release(j->call);
-    free_job(j);
 }
 
 /* What ListLoras says of one name; false: it is not there. */
@@ -123,32 +124,64 @@ static void carry_out(rt_server *s, lora_job *j)
 {
     rc_msg msg;
     rc_code code = j->waits ? bring(s, j, &msg) : j->path ? load(s, j, &msg) : unload(s, j, &msg);
-    if (code != RC_OK || j->waits) {
-        fail(j, code, &msg);
-        return;
-    }
-    rpc_call_release(j->call);
-    free_job(j);
+    end(j, code, &msg);
 }
 
-static lora_job *take(rt_lora_jobs *jobs)
+/* ---- the threads ---- */
+
+/* The lock is held. */
+static bool is_running(const rt_lora_jobs *jobs, const char *name)
 {
-    pthread_mutex_lock(&jobs->lock);
-    while (!jobs->first && !jobs->is_ending) pthread_cond_wait(&jobs->changed, &jobs->lock);
-    lora_job *j = jobs->is_ending ? NULL : jobs->first;
-    if (j) {
-        jobs->first = j->next;
-        if (!jobs->first) jobs->end = &jobs->first;
+    for (unsigned i = 0; i < THREADS; i++)
+        if (jobs->running[i] && !strcmp(jobs->running[i]->name, name)) return true;
+    return false;
+}
+
+/* The first job whose name no thread is at; NULL: none. The lock is held. */
+static lora_job *take_first(rt_lora_jobs *jobs)
+{
+    for (lora_job **link = &jobs->first, *j; (j = *link); link = &j->next) {
+        if (is_running(jobs, j->name)) continue;
+        *link = j->next;
+        if (!j->next) jobs->end = link;
         jobs->count--;
+        return j;
     }
+    return NULL;
+}
+
+/* NULL: it is the end. */
+static lora_job *take(rt_lora_jobs *jobs, const lora_job **running)
+{
+    lora_job *j = NULL;
+    pthread_mutex_lock(&jobs->lock);
+    while (!jobs->is_ending && !(j = take_first(jobs))) pthread_cond_wait(&jobs->changed, &jobs->lock);
+    *running = j;
     pthread_mutex_unlock(&jobs->lock);
     return j;
+}
+
+/* Others of its name may have waited. */
+static void leave(rt_lora_jobs *jobs, const lora_job **running)
+{
+    pthread_mutex_lock(&jobs->lock);
+    *running = NULL;
+    pthread_cond_broadcast(&jobs->changed);
+    pthread_mutex_unlock(&jobs->lock);
 }
 
 static void *run(void *arg)
 {
     rt_server *s = arg;
-    for (lora_job *j; (j = take(s->lora_jobs));) carry_out(s, j);
+    rt_lora_jobs *jobs = s->lora_jobs;
+    pthread_mutex_lock(&jobs->lock);
+    const lora_job **running = &jobs->running[jobs->threads_begun++];
+    pthread_mutex_unlock(&jobs->lock);
+    for (lora_job *j; (j = take(jobs, running));) {
+        carry_out(s, j);
+        leave(jobs, running);
+        free_job(j);
+    }
     return NULL;
 }
 
@@ -160,10 +193,10 @@ rc_code rt__lora_jobs_create(rt_server *s, rc_msg *msg)
     pthread_cond_init(&jobs->changed, NULL);
     jobs->end = &jobs->first;
     s->lora_jobs = jobs;
-    if (!pthread_create(&jobs->thread, NULL, run, s)) return RC_OK;
-    s->lora_jobs = NULL;
-    free(jobs);
-    return rc_fail(RC_INTERNAL, msg, "a thread of the server could not be started");
+    for (; jobs->threads_count < THREADS; jobs->threads_count++)
+        if (pthread_create(&jobs->threads[jobs->threads_count], NULL, run, s))
+            return rc_fail(RC_INTERNAL, msg, "a thread of the server could not be started");
+    return RC_OK;
 }
 
 void rt__lora_jobs_end(rt_server *s)
@@ -173,13 +206,14 @@ void rt__lora_jobs_end(rt_server *s)
     if (!jobs) return;
     pthread_mutex_lock(&jobs->lock);
     jobs->is_ending = true;
-    pthread_cond_signal(&jobs->changed);
+    pthread_cond_broadcast(&jobs->changed);
     pthread_mutex_unlock(&jobs->lock);
-    pthread_join(jobs->thread, NULL);
+    for (unsigned i = 0; i < jobs->threads_count; i++) pthread_join(jobs->threads[i], NULL);
     rc_fail(RC_UNAVAILABLE, &msg, "the server is shutting down");
     for (lora_job *j = jobs->first, *next; j; j = next) {
         next = j->next;
-        fail(j, RC_UNAVAILABLE, &msg);
+        end(j, RC_UNAVAILABLE, &msg);
+        free_job(j);
     }
     jobs->first = NULL;
 }

@@ -107,6 +107,35 @@ class Lazy(Root):
         self.assertEqual(self.ids("copy-0"), self.ids("copy-29"))
 
 
+    def test_bringing_loading_and_unloading_the_same_names_at_once(self):
+        expected = {name: self.ids(name) for name in ("one", "team/two")}
+        wrong = []
+
+        def churn(rng):
+            for _ in range(25):
+                name = rng.choice(list(expected))
+                what = rng.randrange(4)
+                try:
+                    if what == 0:
+                        self.server.control.UnloadLora(control.UnloadLoraRequest(lora_name=name))
+                    elif what == 1:
+                        self.server.control.LoadLora(control.LoadLoraRequest(lora_name=name, source_path=name))
+                    elif self.ids(name) != expected[name]:
+                        wrong.append(name)
+                except grpc.RpcError as e:
+                    if e.code() not in (Code.NOT_FOUND, Code.ALREADY_EXISTS):
+                        wrong.append(e.details())
+
+        threads = [threading.Thread(target=churn, args=(mica.seeded(f"churn-{i}"),)) for i in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(wrong, [])
+        self.assertEqual({name: self.ids(name) for name in expected}, expected)
+        self.assertEqual(self.names(), ["loaded", "one", "team/two"])
+
+
 class Tenants(Root):
     def more_flags(self):
         tenants = [{"name": name, "key_sha256": hashlib.sha256(name.encode()).hexdigest(), "adapters": adapters}
