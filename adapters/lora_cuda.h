@@ -5,12 +5,14 @@
  * segments into items of at most ADAPTER_CUDA_ROWS rows of one slot, once a step; every linear of every layer
  * uses them.
  *
- *     shrink   s[row][delta][r] = A x     a warp has one r of one delta and the item's rows: A is read once
+ *     shrink   s[row][delta][r] = A x     a warp has two r of one delta and the item's rows: A is read once
  *     expand   y[row][column] += scaling * (B s)     a thread has one column and the item's rows
  *
- * Exact  s[r]: each lane sums every 32nd k in increasing order, then the lanes fold in one tree. A column's
- * sum runs over r in increasing order. No bit depends on the other rows or on how segments are cut. Source
- * Punica SGMV (arXiv 2310.18547) sec. 4.
+ * Exact  s[r]: lane l sums k = 128 i + 4 l .. + 3 in increasing order, then the lanes fold in one tree. A
+ *        column's sum runs over r in increasing order. No bit depends on the other rows, on how segments are
+ *        cut or on alignment. Matrices and x are read four elements at once where width, stride and address
+ *        allow it.
+ * Source Punica SGMV (arXiv 2310.18547) sec. 4.
  */
 #ifndef ADAPTERS_LORA_CUDA_H
 #define ADAPTERS_LORA_CUDA_H

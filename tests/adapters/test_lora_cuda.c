@@ -15,6 +15,8 @@
 enum {
     ROWS = 37,
     IN = 203,
+    IN_FOURS = 200, /* rows that are read four elements at once */
+    X_STRIDE = 204,
     OUT = 177,
     SLOTS = 3,
     LAYERS = 2,
@@ -32,7 +34,8 @@ static float next_random(uint64_t *seed)
 
 typedef struct fixture {
     adapter_cuda_linear table[SLOTS][LAYERS][LINEARS];
-    float x[ROWS][IN + 3];
+    _Alignas(16) float x[ROWS][X_STRIDE];
+    uint32_t in;
     float s[ROWS * ADAPTER_CUDA_DELTAS * RANK_MAX];
 } fixture;
 
@@ -51,16 +54,17 @@ static void *matrix(size_t count, uint32_t is_bf16, uint64_t *seed)
     return f;
 }
 
-static void setup(fixture *f)
+static void setup(fixture *f, uint32_t in)
 {
     uint64_t seed = 3;
     memset(f, 0, sizeof *f);
+    f->in = in;
     for (size_t i = 0; i < sizeof deltas / sizeof *deltas; i++) {
         adapter_cuda_linear *l = &f->table[deltas[i].slot][LAYER][LINEAR];
         l->deltas[l->count++] = (adapter_cuda_delta){
-            .a = matrix((size_t)deltas[i].rank * IN, deltas[i].is_bf16, &seed),
+            .a = matrix((size_t)deltas[i].rank * in, deltas[i].is_bf16, &seed),
             .b = matrix((size_t)deltas[i].out * deltas[i].rank, deltas[i].is_bf16, &seed),
-            .in = IN,
+            .in = in,
             .out = deltas[i].out,
             .out_offset = deltas[i].out_offset,
             .rank = deltas[i].rank,
@@ -68,7 +72,7 @@ static void setup(fixture *f)
             .is_bf16 = deltas[i].is_bf16};
     }
     for (int t = 0; t < ROWS; t++)
-        for (int k = 0; k < IN + 3; k++) f->x[t][k] = k < IN ? next_random(&seed) : NAN;
+        for (uint32_t k = 0; k < X_STRIDE; k++) f->x[t][k] = k < in ? next_random(&seed) : NAN;
 }
 
 static void teardown(fixture *f)
@@ -81,7 +85,8 @@ static void teardown(fixture *f)
 }
 
 /* Row t has slot slot_of[t], or SLOTS for base. y begins as 1 + t everywhere. */
-static void apply(fixture *f, const uint32_t *slot_of, uint32_t rows, float y[ROWS][OUT])
+static void apply_x(fixture *f, const float *x, size_t x_stride, const uint32_t *slot_of, uint32_t rows,
+                    float y[ROWS][OUT])
 {
     adapter_segment segments[SLOTS];
     uint32_t row_index[ROWS], words[ROWS * 4], filled = 0;
@@ -98,10 +103,15 @@ static void apply(fixture *f, const uint32_t *slot_of, uint32_t rows, float y[RO
     assert_true(adapter_cuda_plan_words(ROWS) <= sizeof words / sizeof *words);
     adapter_cuda_pack(&plan, words, &packed);
     for (size_t i = 0; i < sizeof f->s / sizeof *f->s; i++) f->s[i] = NAN;
-    adapter_cuda_run run = {&f->table[0][0][0], LAYERS, LINEARS,  LAYER, LINEAR, RANK_MAX, OUT,
-                            &f->x[0][0],        IN + 3, &y[0][0], OUT,   f->s};
+    adapter_cuda_run run = {&f->table[0][0][0], LAYERS,   LINEARS, LAYER, LINEAR, RANK_MAX, OUT, x,
+                            x_stride,           &y[0][0], OUT,     f->s};
     assert_int_equal(adapter_cuda_apply(&run, &packed, words, NULL), cudaSuccess);
     assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
+}
+
+static void apply(fixture *f, const uint32_t *slot_of, uint32_t rows, float y[ROWS][OUT])
+{
+    apply_x(f, &f->x[0][0], X_STRIDE, slot_of, rows, y);
 }
 
 static double element(const void *m, size_t i, uint32_t is_bf16)
@@ -117,20 +127,20 @@ static double want(const fixture *f, uint32_t slot, uint32_t t, uint32_t n)
         if (n < d->out_offset || n >= d->out_offset + d->out) continue;
         for (uint32_t r = 0; r < d->rank; r++) {
             double s = 0;
-            for (uint32_t k = 0; k < IN; k++) s += element(d->a, (size_t)r * IN + k, d->is_bf16) * f->x[t][k];
+            for (uint32_t k = 0; k < f->in; k++)
+                s += element(d->a, (size_t)r * f->in + k, d->is_bf16) * f->x[t][k];
             y += d->scaling * s * element(d->b, (size_t)(n - d->out_offset) * d->rank + r, d->is_bf16);
         }
     }
     return y;
 }
 
-static void agrees_with_double_precision(void **state)
+static void check_against_double(uint32_t in)
 {
-    (void)state;
     static fixture f;
     static float y[ROWS][OUT];
     uint32_t slot_of[ROWS];
-    setup(&f);
+    setup(&f, in);
     for (uint32_t t = 0; t < ROWS; t++) slot_of[t] = t * 7 % 11 % (SLOTS + 1);
     apply(&f, slot_of, ROWS, y);
     for (uint32_t t = 0; t < ROWS; t++)
@@ -141,13 +151,37 @@ static void agrees_with_double_precision(void **state)
     teardown(&f);
 }
 
+static void agrees_with_double_precision(void **state)
+{
+    (void)state;
+    check_against_double(IN);
+    check_against_double(IN_FOURS);
+}
+
+static void no_bit_depends_on_alignment(void **state)
+{
+    (void)state;
+    static fixture f;
+    static float aligned[ROWS][OUT], y[ROWS][OUT], x[ROWS * (X_STRIDE + 1) + 1];
+    uint32_t slot_of[ROWS];
+    setup(&f, IN_FOURS);
+    for (uint32_t t = 0; t < ROWS; t++) {
+        slot_of[t] = t % 2;
+        memcpy(x + 1 + t * (X_STRIDE + 1), f.x[t], sizeof f.x[t]);
+    }
+    apply(&f, slot_of, ROWS, aligned);
+    apply_x(&f, x + 1, X_STRIDE + 1, slot_of, ROWS, y);
+    assert_memory_equal(y, aligned, sizeof y);
+    teardown(&f);
+}
+
 static void a_rows_bits_do_not_depend_on_the_others(void **state)
 {
     (void)state;
     static fixture f;
     static float all[ROWS][OUT], y[ROWS][OUT];
     uint32_t slot_of[ROWS];
-    setup(&f);
+    setup(&f, IN_FOURS);
     for (uint32_t t = 0; t < ROWS; t++) slot_of[t] = t % 2;
     apply(&f, slot_of, ROWS, all);
     for (uint32_t t = 0; t < ROWS; t += 5) {
@@ -164,6 +198,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_double_precision),
         cmocka_unit_test(a_rows_bits_do_not_depend_on_the_others),
+        cmocka_unit_test(no_bit_depends_on_alignment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
