@@ -76,6 +76,10 @@ typedef struct mica_options {
     const char *quantization;       /* "auto"; "q8_0", "q4_0": a directory's matrices, at load */
     const char *kv_cache_dtype;     /* "auto": as dtype; "int8": with a scale a token and head */
     uint32_t tensor_parallel_size;  /* ranks, each with a part of the model and of `threads`; 1 */
+    /* Processes that share those ranks evenly: what mpirun, srun or torchrun says in the environment, or: */
+    uint32_t nnodes, node_rank;
+    const char *master_addr;        /* where process 0 is */
+    uint32_t master_port;           /* 29500 */
 } mica_options;
 #define MICA_OPTIONS_INIT { .size = sizeof(mica_options) }
 
@@ -212,6 +216,12 @@ typedef struct mica_adapter {
     bool is_awaited;             /* requests for it wait to be admitted */
 } mica_adapter;
 
+/* For a model whose ranks are spread over processes: called first, in each. In all but the one of rank 0 it
+ * opens the process's part, serves until the engine ends, and sets *follows: nothing is left to do then. In
+ * the one of rank 0, or where there is but one, it does nothing. The environment is read if
+ * tensor_parallel_size is above 1.
+ * Errors  as mica_open; UNAVAILABLE: another process died, hangs or failed: the line names it. */
+MICA_API rc_code mica_follow(const mica_options *options, bool *follows, rc_msg *err);
 MICA_API rc_code mica_open(const mica_options *options, mica **out, rc_msg *err);
 MICA_API void mica_close(mica *m); /* ends running requests; NULL is allowed */
 

@@ -34,20 +34,19 @@ static rc_code open_tokenizer(mica *m, rc_msg *err)
 static rc_code open_model(mica *m, rc_msg *err)
 {
     mica__plan *p = &m->plan;
-    rt_model_options model = {.path = m->o.model,
-                              .dummy = m->o.load_dummy,
-                              .seed = m->o.seed,
-                              .dtype = p->info.dtype,
-                              .quant = p->quant,
-                              .threads = m->o.threads,
-                              .progress = m->o.progress,
-                              .progress_ctx = m->o.progress_ctx};
     char ranks[32] = "";
-    RC_TRY(mica__ranks_open(&m->ranks, m->backend, &model, p->ranks, p->ranks_count, &m->exec, err));
-    if (p->ranks_count > 1) snprintf(ranks, sizeof ranks, ", each of %u ranks", p->ranks_count);
+    RC_TRY(mica__plan_open(&m->o, m->backend, &m->processes, p, &m->ranks, &m->exec, err));
+    if (p->info.shard.world > 1) snprintf(ranks, sizeof ranks, ", each of %u ranks", p->info.shard.world);
     snprintf(m->device_text, sizeof m->device_text, "%s %s%s", m->backend->name,
              m->backend->describe(m->ranks.models[0].device), ranks);
-    return RC_OK;
+    if (!m->processes.mesh) return RC_OK;
+    rt_exec_lead_options lead = {.own = m->exec,
+                                 .mesh = m->processes.mesh,
+                                 .watch = m->processes.watch,
+                                 .limits = mica__plan_wire(p),
+                                 .wake = mica__wake,
+                                 .wake_ctx = m};
+    return rt_exec_lead_create(&lead, &m->lead, &m->exec, err);
 }
 
 static void set_limits(mica *m)
@@ -59,8 +58,7 @@ static void set_limits(mica *m)
     m->limits.eos = p->info.config.eos;
     m->limits.eos_count = p->info.config.eos_count;
     m->limits.require_activation = m->o.require_activation;
-    rt_model_adapter_shape(&p->info.config, &m->shape);
-    m->shape.rank_max = p->lora_rank_max;
+    mica__plan_shape(p, &m->shape);
 }
 
 static rc_code start(mica *m, rc_msg *err)
@@ -88,7 +86,12 @@ static rc_code load_adapters(mica *m, rc_msg *err)
 static rc_code open_parts(mica *m, rc_msg *err)
 {
     uint64_t program;
-    RC_TRY(mica__plan_make(&m->o, m->backend, &m->plan, err));
+    RC_TRY(mica__processes_find(&m->o, &m->processes, err));
+    if (m->processes.launch.process)
+        return rc_fail(RC_FAILED_PRECONDITION, err, "this is process %u, which can only follow process 0",
+                       m->processes.launch.process);
+    RC_TRY(mica__processes_meet(&m->o, &m->processes, err));
+    RC_TRY(mica__plan_make(&m->o, m->backend, &m->processes, &m->plan, err));
     set_limits(m);
     RC_TRY(open_tokenizer(m, err));
     program = resident_bytes();
@@ -101,45 +104,27 @@ static rc_code open_parts(mica *m, rc_msg *err)
 }
 
 /* An older caller's struct is shorter: what it does not have stays at the default. */
+rc_code mica__options_copy(const mica_options *from, mica_options *to, rc_msg *err)
+{
+    if (from->size < offsetof(mica_options, load_dummy) || from->size > sizeof *from)
+        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_options.size is %zu: use MICA_OPTIONS_INIT",
+                       from->size);
+    memcpy(to, from, from->size);
+    if (to->model) return RC_OK;
+    return rc_about(rc_fail(RC_INVALID_ARGUMENT, err, "--model is missing"), err, "--model");
+}
+
 static rc_code copy_options(mica *m, const mica_options *options, rc_msg *err)
 {
-    if (options->size < offsetof(mica_options, load_dummy) || options->size > sizeof *options)
-        return rc_fail(RC_INVALID_ARGUMENT, err, "mica_options.size is %zu: use MICA_OPTIONS_INIT",
-                       options->size);
-    memcpy(&m->o, options, options->size);
-    if (!m->o.model) return rc_about(rc_fail(RC_INVALID_ARGUMENT, err, "--model is missing"), err, "--model");
+    RC_TRY(mica__options_copy(options, &m->o, err));
     m->model_name = strdup(m->o.served_model_name ? m->o.served_model_name : m->o.model);
     m->o.model = strdup(m->o.model);
     if (m->model_name && m->o.model) return RC_OK;
     return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory to open a model");
 }
 
-rc_code mica_open(const mica_options *options, mica **out, rc_msg *err)
-{
-    pthread_condattr_t monotonic;
-    mica *m = calloc(1, sizeof *m);
-    rc_code code;
-    if (!m) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory to open a model");
-    m->backend = rt_backend_cpu();
-    m->limits.piece_max = 1;
-    m->next_id = 1;
-    m->news_fd = eventfd(0, EFD_CLOEXEC);
-    pthread_mutex_init(&m->lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->news_came, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    pthread_cond_init(&m->work, NULL);
-    pthread_cond_init(&m->op_ended, NULL);
-    code = m->news_fd < 0 ? rc_fail(RC_INTERNAL, err, "no file descriptor for events")
-                          : copy_options(m, options, err);
-    if (code == RC_OK) code = open_parts(m, err);
-    if (code == RC_OK) *out = m;
-    else mica_close(m);
-    return code;
-}
-
-void mica_close(mica *m)
+/* line: why it could not begin, which other processes are told; else NULL. */
+static void close_all(mica *m, const char *line)
 {
     if (!m) return;
     if (m->thread_runs) {
@@ -156,7 +141,11 @@ void mica_close(mica *m)
             next = r->next_by_id;
             rt_request_free(r);
         }
+    if (!line) rt_exec_lead_end(m->lead);
+    rt_exec_lead_destroy(m->lead);
+    mica__processes_end(&m->processes, line);
     mica__ranks_close(&m->ranks);
+    mica__processes_close(&m->processes);
     mica__plan_free(&m->plan);
     rt_tokenizer_close(m->tokenizer);
     if (m->news_fd >= 0) close(m->news_fd);
@@ -171,6 +160,38 @@ void mica_close(mica *m)
     if (m->o.model) free((char *)m->o.model);
     free(m);
 }
+
+rc_code mica_open(const mica_options *options, mica **out, rc_msg *err)
+{
+    pthread_condattr_t monotonic;
+    mica *m = calloc(1, sizeof *m);
+    rc_msg why;
+    rc_code code;
+    if (!m) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory to open a model");
+    m->backend = rt_backend_cpu();
+    m->limits.piece_max = 1;
+    m->next_id = 1;
+    m->news_fd = eventfd(0, EFD_CLOEXEC);
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&m->news_came, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_cond_init(&m->work, NULL);
+    pthread_cond_init(&m->op_ended, NULL);
+    code = m->news_fd < 0 ? rc_fail(RC_INTERNAL, &why, "no file descriptor for events")
+                          : copy_options(m, options, &why);
+    if (code == RC_OK) code = open_parts(m, &why);
+    if (code == RC_OK) {
+        *out = m;
+        return RC_OK;
+    }
+    close_all(m, why.text);
+    if (err) *err = why;
+    return code;
+}
+
+void mica_close(mica *m) { close_all(m, NULL); }
 
 /* ---- requests ---- */
 

@@ -15,7 +15,9 @@
 #include <pthread.h>
 
 #include "runtime/engine/engine.h"
+#include "runtime/api/processes.h"
 #include "runtime/api/ranks.h"
+#include "runtime/engine/exec_lead.h"
 #include "runtime/engine/loader.h"
 
 enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTES = 1 << 16 };
@@ -59,7 +61,9 @@ struct mica {
     adapter_shape shape;
     rt_tokenizer *tokenizer;     /* NULL: the model has none, prompts are ids */
     const rt_backend *backend;
+    mica__processes processes;
     mica__ranks ranks;
+    rt_exec_lead *lead;          /* NULL: there are no other processes */
     rt_exec exec;
     uint64_t planned_bytes;
     /* the engine's thread */
@@ -89,9 +93,18 @@ struct mica {
     char *event_text;
 };
 
+/* runtime/api/mica.c */
+RC_MUST_CHECK rc_code mica__options_copy(const mica_options *from, mica_options *to, rc_msg *err);
+
 /* runtime/api/plan.c */
-RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *plan,
-                                      rc_msg *msg);
+RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const rt_backend *backend,
+                                      const mica__processes *processes, mica__plan *plan, rc_msg *msg);
+/* Opens the plan's ranks; gives when all processes have done so. On failure close what there is. */
+RC_MUST_CHECK rc_code mica__plan_open(const mica_options *o, const rt_backend *backend,
+                                      const mica__processes *processes, mica__plan *plan, mica__ranks *ranks,
+                                      rt_exec *exec, rc_msg *msg);
+void mica__plan_shape(const mica__plan *plan, adapter_shape *shape);
+rt_wire_limits mica__plan_wire(const mica__plan *plan);
 void mica__plan_free(mica__plan *plan); /* zeroed is allowed */
 uint64_t mica__plan_bytes(const mica__plan *plan); /* without adapters and the program */
 void mica__plan_print(const mica *m, uint64_t program_bytes);

@@ -154,17 +154,18 @@ static rc_code choose_dtype(const mica_options *o, rt_model_options *model, rc_m
 }
 
 /* Each rank's part of the model; the first one's refusals are everyone's. */
-static rc_code probe_ranks(const mica_options *o, const rt_backend *backend, mica__plan *p, rc_msg *msg)
+static rc_code probe_ranks(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
+                           mica__plan *p, rc_msg *msg)
 {
     rt_model_options model = {.path = o->model, .dummy = o->load_dummy, .seed = o->seed, .quant = p->quant};
     uint32_t world = o->tensor_parallel_size ? o->tensor_parallel_size : 1;
     if (world > RT_WORLD_MAX) return refuse(msg, "--tensor-parallel-size", world, "at most 1024");
     RC_TRY(choose_dtype(o, &model, msg));
-    p->ranks_count = world;
+    p->ranks_count = processes->ranks_each;
     p->ranks = calloc(p->ranks_count, sizeof *p->ranks);
     if (!p->ranks) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u ranks", p->ranks_count);
     for (uint32_t i = 0; i < p->ranks_count; i++) {
-        model.rank = i;
+        model.rank = processes->launch.process * p->ranks_count + i;
         model.world = world;
         RC_TRY(rt_model_probe(&model, backend, &p->ranks[i].info, msg));
     }
@@ -172,24 +173,25 @@ static rc_code probe_ranks(const mica_options *o, const rt_backend *backend, mic
     return RC_OK;
 }
 
-/* A rank's share of the threads; 0, all cores, where there is one rank. */
-static uint32_t threads_of(const mica_options *o, const mica__plan *p, uint32_t i)
+/* A rank's share of the process's threads. */
+static uint32_t threads_of(uint32_t threads, uint32_t i, uint32_t ranks)
 {
     uint32_t first, end;
-    if (p->ranks_count == 1) return o->threads;
-    rt_group_share(o->threads ? o->threads : rt_pool_cores(), i, p->ranks_count, &first, &end);
+    rt_group_share(threads, i, ranks, &first, &end);
     return end > first ? end - first : 1;
 }
 
-static void plan_rank(const mica_options *o, const rt_backend *backend, const mica__plan *p, uint32_t i)
+static void plan_rank(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
+                      const mica__plan *p, uint32_t i)
 {
+    uint32_t threads = mica__processes_threads(o, processes);
     mica__rank_plan *r = &p->ranks[i];
     const rt_model_config *c = &r->info.own;
     kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, p->kv_element_bytes};
     uint32_t rows = p->engine.rows_max;
     r->limits =
         (rt_model_limits){rows, rows < LOGIT_ROWS_MAX ? rows : LOGIT_ROWS_MAX, p->max_model_len, layout};
-    r->device = (rt_device_options){.threads = threads_of(o, p, i),
+    r->device = (rt_device_options){.threads = threads_of(threads, i, p->ranks_count),
                                     .kernels = o->cpu_kernels ? o->cpu_kernels : "auto",
                                     .rows_max = rows,
                                     .width_max = rt_model_width_max(c),
@@ -200,21 +202,95 @@ static void plan_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .kv = layout,
                                     .kv_blocks = p->engine.blocks_max,
                                     .heads = c->heads,
-                                    .ordinal = i};
+                                    .ordinal = processes->launch.local * p->ranks_count + i};
     r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);
     r->device_bytes = backend->bytes(&r->device) - r->kv_bytes;
     r->activation_bytes = rt_model_activation_bytes(c, &r->limits);
 }
 
-rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, mica__plan *p, rc_msg *msg)
+/* What all processes must have the same of, in one number. */
+static uint64_t fingerprint(const mica__plan *p)
+{
+    const rt_model_config *c = &p->info.config;
+    const uint64_t parts[] = {p->info.shard.world, c->layers, c->hidden, c->heads, c->kv_heads, c->head_dim,
+                              c->ffn, c->vocab, c->tied_head, p->info.is_gguf, p->info.dtype, p->block_size,
+                              p->kv_element_bytes, p->engine.rows_max, p->engine.running_max,
+                              p->engine.slots_max, p->lora_rank_max, p->quant ? p->quant->ggml_type + 1 : 0};
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = (hash ^ parts[i]) * 0x100000001b3u;
+    return hash;
+}
+
+/* Blocks have the same numbers in every process: as many as the poorest holds. */
+static rc_code agree(const mica__processes *processes, mica__plan *p, rc_msg *msg)
+{
+    uint64_t least = fingerprint(p), most = ~least, blocks = p->engine.blocks_max;
+    rt_mesh *m = processes->mesh;
+    if (!m) return RC_OK;
+    if (!rt_mesh_least(m, &least) || !rt_mesh_least(m, &most) || !rt_mesh_least(m, &blocks))
+        return rt_mesh_status(m, msg);
+    if (least != ~most)
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "the processes were started with different flags or models");
+    p->engine.blocks_max = (uint32_t)blocks;
+    return RC_OK;
+}
+
+rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
+                        mica__plan *p, rc_msg *msg)
 {
     RC_TRY(choose_quantization(o, &p->quant, msg));
-    RC_TRY(probe_ranks(o, backend, p, msg));
+    RC_TRY(probe_ranks(o, backend, processes, p, msg));
     RC_TRY(choose_sizes(o, p, msg));
     RC_TRY(choose_blocks(o, p, msg));
+    RC_TRY(agree(processes, p, msg));
     RC_TRY(choose_length(o, p, msg));
-    for (uint32_t i = 0; i < p->ranks_count; i++) plan_rank(o, backend, p, i);
+    for (uint32_t i = 0; i < p->ranks_count; i++) plan_rank(o, backend, processes, p, i);
     return RC_OK;
+}
+
+rc_code mica__plan_open(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
+                        mica__plan *p, mica__ranks *ranks, rt_exec *exec, rc_msg *msg)
+{
+    const rt_model_config *c = &p->info.config;
+    size_t rows = (size_t)p->engine.rows_max * c->hidden;
+    size_t columns = ((size_t)c->vocab / p->info.shard.world + 1) * p->ranks_count;
+    size_t logits = columns * p->ranks[0].limits.logits_max;
+    mica__ranks_options r = {.backend = backend,
+                             .mesh = processes->mesh,
+                             .floats_max = rows > logits ? rows : logits,
+                             .plans = p->ranks,
+                             .count = p->ranks_count,
+                             .model = {.path = o->model,
+                                       .dummy = o->load_dummy,
+                                       .seed = o->seed,
+                                       .dtype = p->info.dtype,
+                                       .quant = p->quant,
+                                       .threads = mica__processes_threads(o, processes),
+                                       .progress = o->progress,
+                                       .progress_ctx = o->progress_ctx}};
+    uint64_t ready = 0;
+    if (processes->mesh) RC_TRY(rt_mesh_reserve(processes->mesh, rows, msg));
+    RC_TRY(mica__ranks_open(ranks, &r, exec, msg));
+    if (!processes->mesh || rt_mesh_least(processes->mesh, &ready)) return RC_OK;
+    return rt_mesh_status(processes->mesh, msg);
+}
+
+void mica__plan_shape(const mica__plan *p, adapter_shape *shape)
+{
+    rt_model_adapter_shape(&p->info.config, shape);
+    shape->rank_max = p->lora_rank_max;
+}
+
+rt_wire_limits mica__plan_wire(const mica__plan *p)
+{
+    return (rt_wire_limits){.rows_max = p->engine.rows_max,
+                            .seqs_max = p->engine.running_max,
+                            .slots_max = p->engine.slots_max,
+                            .blocks_max = p->engine.blocks_max,
+                            .block_tokens = p->block_size,
+                            .positions_max = p->max_model_len,
+                            .vocab = p->info.config.vocab,
+                            .logits_max = p->ranks[0].limits.logits_max};
 }
 
 void mica__plan_free(mica__plan *p)
@@ -251,7 +327,7 @@ static void print_row(const mica *m, const char *what, uint64_t bytes, const cha
 static void print_ranks(const mica *m)
 {
     const mica__plan *p = &m->plan;
-    for (uint32_t i = 0; p->ranks_count > 1 && i < p->ranks_count; i++) {
+    for (uint32_t i = 0; p->info.shard.world > 1 && i < p->ranks_count; i++) {
         const mica__rank_plan *r = &p->ranks[i];
         const rt_shard *s = &r->info.shard;
         char name[32], detail[160];

@@ -34,19 +34,19 @@ static rc_code open_rank(mica__ranks *r, const rt_model_options *model, mica__ra
     return RC_OK;
 }
 
-rc_code mica__ranks_open(mica__ranks *r, const rt_backend *backend, const rt_model_options *model,
-                         mica__rank_plan *plans, uint32_t count, rt_exec *exec, rc_msg *msg)
+rc_code mica__ranks_open(mica__ranks *r, const mica__ranks_options *o, rt_exec *exec, rc_msg *msg)
 {
-    uint32_t threads = 0;
-    *r = (mica__ranks){.backend = backend, .count = count};
-    r->models = calloc(count, sizeof *r->models);
-    r->execs = calloc(count, sizeof *r->execs);
-    if (!r->models || !r->execs) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u ranks", count);
-    for (uint32_t i = 0; i < count; i++) threads += plans[i].device.threads;
-    if (count > 1) RC_TRY(rt_group_local_create(count, threads, &r->group, msg));
-    for (uint32_t i = 0; i < count; i++) RC_TRY(open_rank(r, model, &plans[i], i, msg));
+    rt_group_local_options group = {.ranks = o->count, .mesh = o->mesh, .floats_max = o->floats_max};
+    *r = (mica__ranks){.backend = o->backend, .count = o->count};
+    r->models = calloc(o->count, sizeof *r->models);
+    r->execs = calloc(o->count, sizeof *r->execs);
+    if (!r->models || !r->execs)
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u ranks", o->count);
+    for (uint32_t i = 0; i < o->count; i++) group.threads += o->plans[i].device.threads;
+    if (o->plans[0].info.shard.world > 1) RC_TRY(rt_group_local_create(&group, &r->group, msg));
+    for (uint32_t i = 0; i < o->count; i++) RC_TRY(open_rank(r, &o->model, &o->plans[i], i, msg));
     *exec = r->execs[0];
-    return count > 1 ? rt_exec_ranks_create(r->execs, count, &r->team, exec, msg) : RC_OK;
+    return o->count > 1 ? rt_exec_ranks_create(r->execs, o->count, &r->team, exec, msg) : RC_OK;
 }
 
 void mica__ranks_close(mica__ranks *r)

@@ -23,11 +23,19 @@ typedef struct mica__ranks {
     rt_exec_ranks *team;   /* NULL: there is one rank */
 } mica__ranks;
 
-/* Opens devices and parts of the model, one after the other, each on all threads. model: what all have in
- * common. exec: what runs them together. On failure close what there is. */
-RC_MUST_CHECK rc_code mica__ranks_open(mica__ranks *r, const rt_backend *backend,
-                                       const rt_model_options *model, mica__rank_plan *plans, uint32_t count,
-                                       rt_exec *exec, rc_msg *msg);
+typedef struct mica__ranks_options {
+    const rt_backend *backend;
+    rt_mesh *mesh;          /* NULL: no other processes */
+    size_t floats_max;      /* rt_group_local_options.floats_max */
+    rt_model_options model; /* what all ranks have in common */
+    mica__rank_plan *plans; /* [count] */
+    uint32_t count;
+} mica__ranks_options;
+
+/* Opens devices and parts of the model, one after the other, each on all threads. exec: what runs them
+ * together. On failure close what there is. */
+RC_MUST_CHECK rc_code mica__ranks_open(mica__ranks *r, const mica__ranks_options *o, rt_exec *exec,
+                                       rc_msg *msg);
 void mica__ranks_close(mica__ranks *r); /* zeroed is allowed */
 
 #endif

@@ -7,6 +7,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/cli/bench.h"
 #include "runtime/cli/commands.h"
+#include "runtime/cli/follow.h"
 #include "runtime/cli/interrupt.h"
 
 #define COUNT(name, member, min, help)                                                                       \
@@ -126,8 +127,11 @@ static rc_code measure(rt_bench *b, rt_console *console, rt_bench_result *r, rc_
 
 static rc_code run(rt_bench *b, rt_bench_flags *f, rt_console *console, rt_bench_result *r, rc_msg *msg)
 {
-    if (f->output_json) RC_TRY(check_writable(f->output_json, msg));
+    bool follows;
     RC_TRY(fit_options(f, b->prompts, b->is_throughput, msg));
+    RC_TRY(rt__follow(&f->engine, &follows, msg));
+    if (follows) return RC_OK;
+    if (f->output_json) RC_TRY(check_writable(f->output_json, msg));
     rt__console_attach(console, &f->engine.options);
     RC_TRY(mica_open(&f->engine.options, &b->m, msg));
     rt__console_loaded(console);

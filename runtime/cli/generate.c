@@ -15,6 +15,7 @@
 #include "runtime/cli/completion_request.h"
 #include "runtime/cli/console.h"
 #include "runtime/cli/engine_flags.h"
+#include "runtime/cli/follow.h"
 #include "runtime/cli/interrupt.h"
 
 enum { FIELDS_MAX = 64, PROMPT_BYTES_MAX = 64 << 20, POLL_MS = 250 };
@@ -236,6 +237,9 @@ static rc_code run(generate_flags *f, rt_console *console, mica **m, rc_msg *msg
 {
     rt_bytes prompt = {0};
     json_t *body = NULL;
+    bool follows;
+    RC_TRY(rt__follow(&f->engine, &follows, msg));
+    if (follows) return RC_OK;
     rc_code code = read_prompt(f, &prompt, msg);
     if (code == RC_OK) code = make_body(f, prompt.data ? prompt.data : "", prompt.count, &body, msg);
     if (code == RC_OK) {

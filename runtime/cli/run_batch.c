@@ -10,6 +10,7 @@
 #include "runtime/cli/batch_run.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/engine_flags.h"
+#include "runtime/cli/follow.h"
 #include "runtime/cli/interrupt.h"
 
 enum {
@@ -83,6 +84,9 @@ static void start(rt_batch *b, const mica_options *options)
 /* Everything is checked before the output is touched: a run that cannot start changes nothing. */
 static rc_code run(batch_flags *f, rt_batch *b, rc_msg *msg)
 {
+    bool follows;
+    RC_TRY(rt__follow(&f->engine, &follows, msg));
+    if (follows) return RC_OK;
     RC_TRY(open_input(f->input, b, msg));
     RC_TRY(rt__batch_output_check(b->output, f->output, f->resume, b->input.fd, b->ids, msg));
     rt__console_attach(b->console, &f->engine.options);

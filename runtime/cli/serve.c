@@ -6,6 +6,7 @@
 #include "runtime/cli/commands.h"
 #include "runtime/cli/console.h"
 #include "runtime/cli/engine_flags.h"
+#include "runtime/cli/follow.h"
 #include "runtime/cli/interrupt.h"
 #include "runtime/server/server.h"
 
@@ -109,6 +110,9 @@ static void raise_files_limit(void)
 static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
 {
     rt_server *s;
+    bool follows;
+    RC_TRY(rt__follow(&f->engine, &follows, msg));
+    if (follows) return RC_OK;
     raise_files_limit();
     rt__console_attach(console, &f->engine.options);
     RC_TRY(mica_open(&f->engine.options, m, msg));

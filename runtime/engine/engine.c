@@ -378,7 +378,10 @@ bool rt_engine_step(rt_engine *e)
     const rt_sched_entry *entries;
     uint32_t count = e->is_lost ? 0 : rt_sched_plan(e->sched, &entries);
     const rt_step *step;
-    if (!count) return false;
+    if (!count) {
+        if (!e->is_lost) (void)device_is_well(e); /* an idle one may be lost, too */
+        return false;
+    }
     e->items_count = 0;
     rt_batch_begin(e->batch, kv_tables(e->cache));
     for (uint32_t i = 0; i < count; i++) add_entry(e, &entries[i]);

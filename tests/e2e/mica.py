@@ -38,7 +38,13 @@ class Run:
         return f"{' '.join(self.command)}\nexit status {self.status}\n{self.stderr}"
 
 
-def run_lines(lines, model, flags=(), adapters=None, before=None):
+def start_alone(command):
+    """-> exit status, stderr"""
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+    return done.returncode, done.stderr.decode("utf-8", "replace")
+
+
+def run_lines(lines, model, flags=(), adapters=None, before=None, start=start_alone):
     """Runs a batch of ready-made lines. before: bytes that the output file holds beforehand."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = os.path.join(folder, "in.jsonl"), os.path.join(folder, "out.jsonl")
@@ -51,14 +57,15 @@ def run_lines(lines, model, flags=(), adapters=None, before=None):
                    "--served-model-name", BASE, *map(str, flags)]
         if adapters:
             command += ["--lora-modules", *(f"{name}={path}" for name, path in adapters.items())]
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+        status, stderr = start(command)
         output = pathlib.Path(target).read_bytes() if os.path.exists(target) else None
-        return Run(command, done.returncode, done.stderr.decode("utf-8", "replace"), output)
+        return Run(command, status, stderr, output)
 
 
-def run(bodies, model, flags=(), adapters=None):
+def run(bodies, model, flags=(), adapters=None, start=start_alone):
     """-> answers' bodies, in the order of the requests; every one must have been served."""
-    result = run_lines([line_of(str(i), b) for i, b in enumerate(bodies)], model, flags, adapters)
+    lines = [line_of(str(i), b) for i, b in enumerate(bodies)]
+    result = run_lines(lines, model, flags, adapters, start=start)
     assert result.status == 0, str(result)
     answers = result.by_id()
     assert len(answers) == len(bodies), f"{len(answers)} answers to {len(bodies)} requests\n{result}"

@@ -74,14 +74,14 @@ class Comparison(unittest.TestCase):
         self.check_generated(case, choice, tolerance)
 
 
-    def float32(self, name, flags=()):
+    def float32(self, name, flags=(), start=mica.start_alone):
         """Cold with prompt_logprobs and, in the same batch, again without: those may read the cache."""
         folder, rng = mica.GOLDEN / name, mica.seeded("golden", name, *flags)
         todo = [(c, {"prompt_logprobs": 5}) for c in mica.cases_of(folder)]
         todo += [(c, {}) for c, _ in todo for _ in range(2)]
         rng.shuffle(todo)
         answers = mica.run([body_of(c, **more) for c, more in todo], folder,
-                           ["--dtype", "float32", *knobs(rng), *flags], mica.adapters_of(folder))
+                           ["--dtype", "float32", *knobs(rng), *flags], mica.adapters_of(folder), start)
         self.worst = 0
         for (case, more), answer in zip(todo, answers):
             self.check(case, answer, TOLERANCE, bool(more))

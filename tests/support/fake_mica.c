@@ -336,6 +336,13 @@ rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool sk
     return RC_OK;
 }
 
+rc_code mica_follow(const mica_options *options, bool *follows, rc_msg *err)
+{
+    (void)options, (void)err;
+    *follows = false;
+    return RC_OK;
+}
+
 rc_code mica_status(const mica *m, rc_msg *err)
 {
     (void)m, (void)err;

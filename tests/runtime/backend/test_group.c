@@ -23,9 +23,10 @@ typedef struct scene {
 
 static void open_scene(scene *s, uint32_t ranks)
 {
+    rt_group_local_options o = {.ranks = ranks, .threads = ranks};
     *s = (scene){.failing = UINT32_MAX};
     s->x = test_malloc(ranks * sizeof *s->x);
-    assert_int_equal(rt_group_local_create(ranks, ranks, &s->local, NULL), RC_OK);
+    assert_int_equal(rt_group_local_create(&o, &s->local, NULL), RC_OK);
 }
 
 static void close_scene(scene *s)

@@ -26,8 +26,9 @@ typedef struct ranks {
 
 static rc_code open_ranks(const rt_model_options *o, uint32_t count, ranks *r, rc_msg *msg)
 {
+    rt_group_local_options group = {.ranks = count, .threads = count};
     *r = (ranks){.count = count, .rows = 5, .activation = UINT32_MAX};
-    assert_int_equal(rt_group_local_create(count, count, &r->group, NULL), RC_OK);
+    assert_int_equal(rt_group_local_create(&group, &r->group, NULL), RC_OK);
     for (uint32_t i = 0; i < count; i++) {
         rt_model_options own = *o;
         own.rank = i;
