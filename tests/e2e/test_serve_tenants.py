@@ -242,9 +242,13 @@ class Limits(Checks):
             running = [t.stream("a", request(450, first=i)) for i in range(150)]
             next(iter(running[0]))
             cancelled = t.stream("a")
-            late = t.server.inference.Generate.future(request(), metadata=bearer("a-key"), timeout=0.05)
-            aborted = t.stream("a", request(request_id="gone"))
+            for _ in range(50):  # until the others have arrived before it
+                late = t.server.inference.Generate.future(request(), metadata=bearer("a-key"), timeout=0.05)
+                if late.exception():
+                    break
             self.assertEqual(late.exception().code(), Code.DEADLINE_EXCEEDED)
+            aborted = t.stream("a", request(request_id="gone"))
+            time.sleep(0.05)  # it arrives
             cancelled.cancel()
             t.server.control.Abort(control.AbortRequest(request_ids=["gone"]), metadata=bearer("a-key"))
             self.assertEqual(tokens_of(aborted), 0)
