@@ -45,10 +45,7 @@ static const rt_flag shown[] = {
     {"threads", "t", RT_FLAG_U32, OPTION(threads), "N", "(all cores)", 1, 1024, NULL, NULL},
     {"tensor-parallel-size", "tp", RT_FLAG_U32, OPTION(tensor_parallel_size), "N",
      "ranks, which share model and threads (1)", 1, 1024, NULL, NULL},
-    NUMBER("nnodes", NULL, nnodes, U32, 1, "processes that share the ranks (the launcher's)"),
-    NUMBER("node-rank", NULL, node_rank, U32, 0, "which of them this is"),
-    TEXT("master-addr", OPTION(master_addr), "HOST", "where process 0 is"),
-    NUMBER("master-port", NULL, master_port, U32, 1, "its port (29500)"),
+    NUMBER("nnodes", NULL, nnodes, U32, 1, "processes, with --node-rank, --master-addr"),
     TEXT("cpu-kernels", OPTION(cpu_kernels), "FAMILY", "kernel family (auto)"),
     {"lora-modules", NULL, RT_FLAG_VALUES, FLAG(lora_modules), "NAME=PATH ...", "adapters, or vLLM's JSON", 0,
      0, NULL, NULL},
@@ -72,8 +69,12 @@ static const rt_flag shown[] = {
         name, NULL, RT_FLAG_CHOICE, RT_FLAG_IGNORED, value, NULL, 0, 0, NULL, NULL                           \
     }
 
-/* vLLM's that have nothing to change here, and those of which one value is all there is. */
+/* Those of --nnodes' line; vLLM's that have nothing to change here, and those of which one value is all there
+ * is. */
 static const rt_flag accepted[] = {
+    NUMBER("node-rank", NULL, node_rank, U32, 0, NULL),
+    TEXT("master-addr", OPTION(master_addr), "HOST", NULL),
+    NUMBER("master-port", NULL, master_port, U32, 1, NULL),
     TEXT("device", FLAG(device), "auto|cpu", NULL),
     TEXT("tokenizer", FLAG(tokenizer), "PATH", NULL),
     IGNORED_TRUTH("enable-lora"),
