@@ -37,7 +37,8 @@ typedef struct kv_cuda_plan {
 
 /* What holds for every step. */
 typedef struct kv_cuda_limits {
-    uint32_t rows_max, spans_max, table_words_max;
+    uint32_t rows_max;
+    uint32_t table_words_max; /* block ids of all sequences of a step */
     uint32_t heads, kv_heads, head_dim;
 } kv_cuda_limits;
 

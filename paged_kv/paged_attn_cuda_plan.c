@@ -13,7 +13,6 @@ enum {
 
 typedef struct packing {
     const kv_cuda_limits *l;
-    kv_cuda_row *rows;
     kv_cuda_item *items;
     kv_cuda_merge *merges;
     kv_cuda_plan *out;
@@ -135,44 +134,51 @@ static int cut_group(packing *p, const kv_span *spans, uint32_t count, uint32_t 
     return 1;
 }
 
-/* Counts the step's rows and the table entries that they need. */
-static uint32_t measure(const kv_plan *plan, uint32_t block_tokens, kv_cuda_plan *out)
+/* Rows, and behind them the tables brought together, span after span; consecutive spans of one sequence,
+ * which go on in position, share one. Gives the words of the tables. */
+static uint32_t pack_rows(const kv_plan *plan, uint32_t block_tokens, kv_cuda_row *rows, uint32_t *tables)
 {
-    uint32_t entries = 0;
+    uint32_t words = 0, begin = 0;
     for (uint32_t i = 0; i < plan->spans_count; i++) {
         const kv_span *s = &plan->spans[i];
-        uint32_t end = s->table + (s->position + s->rows + block_tokens - 1) / block_tokens;
-        if (end > entries) entries = end;
-        out->rows += s->rows;
+        uint32_t blocks = (s->position + s->rows + block_tokens - 1) / block_tokens;
+        if (i == 0 || s->table != s[-1].table) begin = words;
+        uint32_t have = words - begin;
+        if (blocks > have) {
+            memcpy(tables + words, plan->tables + s->table + have, (blocks - have) * sizeof *tables);
+            words = begin + blocks;
+        }
+        for (uint32_t t = 0; t < s->rows; t++) rows[s->row + t] = (kv_cuda_row){s->position + t, begin};
     }
-    return entries;
+    return words;
+}
+
+static void cut_groups(packing *p, const kv_plan *plan)
+{
+    for (uint32_t g = 0; g < plan->groups_count; g++) {
+        const kv_group *group = &plan->groups[g];
+        const kv_span *spans = &plan->spans[group->span];
+        uint32_t shared = group->shared_tokens / KV_SEGMENT;
+        if (group->spans > 1 && shared && cut_group(p, spans, group->spans, shared)) continue;
+        for (uint32_t s = 0; s < group->spans; s++) cut_span(p, &spans[s]);
+    }
 }
 
 void kv_cuda_pack(const kv_cuda_limits *l, uint32_t block_tokens, const kv_plan *plan, uint32_t *words,
                   kv_cuda_plan *out)
 {
     *out = (kv_cuda_plan){0};
-    uint32_t table_words = measure(plan, block_tokens, out);
-    out->rows_at = table_words;
-    out->items_at = out->rows_at + words_of(sizeof(kv_cuda_row)) * out->rows;
-    memcpy(words, plan->tables, table_words * sizeof *words);
+    for (uint32_t i = 0; i < plan->spans_count; i++) out->rows += plan->spans[i].rows;
+    out->tables_at = words_of(sizeof(kv_cuda_row)) * out->rows;
+    out->items_at =
+        out->tables_at + pack_rows(plan, block_tokens, (kv_cuda_row *)words, words + out->tables_at);
     packing p = {.l = l,
-                 .rows = (kv_cuda_row *)(words + out->rows_at),
                  .items = (kv_cuda_item *)(words + out->items_at),
                  .out = out,
                  .partials_max = partials_max(l)};
     /* Merges lie behind all the items that there may be until their number is known. */
     p.merges = (kv_cuda_merge *)(p.items + items_max(l));
-    for (uint32_t s = 0; s < plan->spans_count; s++)
-        for (uint32_t i = 0; i < plan->spans[s].rows; i++)
-            p.rows[plan->spans[s].row + i] = (kv_cuda_row){plan->spans[s].position + i, plan->spans[s].table};
-    for (uint32_t g = 0; g < plan->groups_count; g++) {
-        const kv_group *group = &plan->groups[g];
-        const kv_span *spans = &plan->spans[group->span];
-        uint32_t shared = group->shared_tokens / KV_SEGMENT;
-        if (group->spans > 1 && shared && cut_group(&p, spans, group->spans, shared)) continue;
-        for (uint32_t s = 0; s < group->spans; s++) cut_span(&p, &spans[s]);
-    }
+    cut_groups(&p, plan);
     out->merges_at = out->items_at + words_of(sizeof(kv_cuda_item)) * out->items;
     memmove(words + out->merges_at, p.merges, out->merges * sizeof *p.merges);
     out->words = out->merges_at + words_of(sizeof(kv_cuda_merge)) * out->merges;

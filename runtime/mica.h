@@ -80,6 +80,9 @@ typedef struct mica_options {
     uint32_t nnodes, node_rank;
     const char *master_addr;        /* where process 0 is */
     uint32_t master_port;           /* 29500 */
+    const char *device;             /* "auto": CUDA where it can be used; "cpu", "cuda" */
+    const char *plugin_dir;         /* where libmica_cuda.so is, if not beside libmica.so */
+    double gpu_memory_utilization;  /* what everything may take of a device's memory; 0.9 */
 } mica_options;
 #define MICA_OPTIONS_INIT { .size = sizeof(mica_options) }
 

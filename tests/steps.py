@@ -1,9 +1,10 @@
 """The steps of tests/run, one after another; each says what it ran, how long it took and what failed.
 
-    tests/run [--long] [--only STEP]... [--list]
+    tests/run [--long] [--cuda] [--only STEP]... [--list]
 
 --only takes every step whose name begins with STEP, and builds what it needs. --long: the same tests with more
-seeds and more steps, and ten minutes of coverage-guided fuzzing per parser.
+seeds and more steps, and ten minutes of coverage-guided fuzzing per parser. --cuda: tests/run has fetched
+CUDA's toolkit before.
 """
 import argparse
 import os
@@ -140,6 +141,7 @@ def chosen_steps(steps, only):
 def main():
     parser = argparse.ArgumentParser(prog="tests/run", description="Builds Mica and runs its tests.")
     parser.add_argument("--long", action="store_true", help="more seeds, more steps, coverage-guided fuzzing")
+    parser.add_argument("--cuda", action="store_true", help="fetch CUDA's compiler and libraries first (1.1 GB)")
     parser.add_argument("--only", action="append", metavar="STEP", help="steps whose names begin so; may be repeated")
     parser.add_argument("--list", action="store_true", help="name the steps and stop")
     args = parser.parse_args()

@@ -12,12 +12,14 @@ typedef struct follow_state {
     adapter_shape shape;
 } follow_state;
 
-static rc_code open_and_follow(follow_state *f, const rt_backend *backend, rc_msg *err)
+static rc_code open_and_follow(follow_state *f, rc_msg *err)
 {
     rt_follow_options follow = {.shape = &f->shape};
+    mica__device device;
     RC_TRY(mica__processes_meet(&f->o, &f->processes, err));
-    RC_TRY(mica__plan_make(&f->o, backend, &f->processes, &f->plan, err));
-    RC_TRY(mica__plan_open(&f->o, backend, &f->processes, &f->plan, &f->ranks, &follow.own, err));
+    RC_TRY(mica__device_choose(&f->o, &device, err));
+    RC_TRY(mica__plan_make(&f->o, &device, &f->processes, &f->plan, err));
+    RC_TRY(mica__plan_open(&f->o, device.backend, &f->processes, &f->plan, &f->ranks, &follow.own, err));
     mica__plan_shape(&f->plan, &f->shape);
     follow.mesh = f->processes.mesh;
     follow.watch = f->processes.watch;
@@ -34,7 +36,7 @@ rc_code mica_follow(const mica_options *options, bool *follows, rc_msg *err)
     if (f.processes.launch.process == 0) return RC_OK;
     *follows = true;
     rc_msg why;
-    rc_code code = open_and_follow(&f, rt_backend_cpu(), &why);
+    rc_code code = open_and_follow(&f, &why);
     mica__processes_end(&f.processes, code == RC_OK ? NULL : why.text);
     mica__ranks_close(&f.ranks);
     mica__processes_close(&f.processes);

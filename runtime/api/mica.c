@@ -35,10 +35,10 @@ static rc_code open_model(mica *m, rc_msg *err)
 {
     mica__plan *p = &m->plan;
     char ranks[32] = "";
-    RC_TRY(mica__plan_open(&m->o, m->backend, &m->processes, p, &m->ranks, &m->exec, err));
+    RC_TRY(mica__plan_open(&m->o, m->device.backend, &m->processes, p, &m->ranks, &m->exec, err));
     if (p->info.shard.world > 1) snprintf(ranks, sizeof ranks, ", each of %u ranks", p->info.shard.world);
-    snprintf(m->device_text, sizeof m->device_text, "%s %s%s", m->backend->name,
-             m->backend->describe(m->ranks.models[0].device), ranks);
+    snprintf(m->device_text, sizeof m->device_text, "%s %s%s", m->device.backend->name,
+             m->device.backend->describe(m->ranks.models[0].device), ranks);
     if (!m->processes.mesh) return RC_OK;
     rt_exec_lead_options lead = {.own = m->exec,
                                  .mesh = m->processes.mesh,
@@ -91,7 +91,8 @@ static rc_code open_parts(mica *m, rc_msg *err)
         return rc_fail(RC_FAILED_PRECONDITION, err, "this is process %u, which can only follow process 0",
                        m->processes.launch.process);
     RC_TRY(mica__processes_meet(&m->o, &m->processes, err));
-    RC_TRY(mica__plan_make(&m->o, m->backend, &m->processes, &m->plan, err));
+    RC_TRY(mica__device_choose(&m->o, &m->device, err));
+    RC_TRY(mica__plan_make(&m->o, &m->device, &m->processes, &m->plan, err));
     set_limits(m);
     RC_TRY(open_tokenizer(m, err));
     program = resident_bytes();
@@ -168,7 +169,6 @@ rc_code mica_open(const mica_options *options, mica **out, rc_msg *err)
     rc_msg why;
     rc_code code;
     if (!m) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory to open a model");
-    m->backend = rt_backend_cpu();
     m->limits.piece_max = 1;
     m->next_id = 1;
     m->news_fd = eventfd(0, EFD_CLOEXEC);

@@ -15,6 +15,7 @@
 #include <pthread.h>
 
 #include "runtime/engine/engine.h"
+#include "runtime/api/device.h"
 #include "runtime/api/processes.h"
 #include "runtime/api/ranks.h"
 #include "runtime/engine/exec_lead.h"
@@ -60,7 +61,7 @@ struct mica {
     rt_request_limits limits;
     adapter_shape shape;
     rt_tokenizer *tokenizer;     /* NULL: the model has none, prompts are ids */
-    const rt_backend *backend;
+    mica__device device;
     mica__processes processes;
     mica__ranks ranks;
     rt_exec_lead *lead;          /* NULL: there are no other processes */
@@ -97,7 +98,7 @@ struct mica {
 RC_MUST_CHECK rc_code mica__options_copy(const mica_options *from, mica_options *to, rc_msg *err);
 
 /* runtime/api/plan.c */
-RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const rt_backend *backend,
+RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const mica__device *device,
                                       const mica__processes *processes, mica__plan *plan, rc_msg *msg);
 /* Opens the plan's ranks; gives when all processes have done so. On failure close what there is. */
 RC_MUST_CHECK rc_code mica__plan_open(const mica_options *o, const rt_backend *backend,

@@ -7,9 +7,9 @@
 
 enum {
     BLOCKS_MAX = 1 << 24,
-    BLOCKS_DEFAULT_MAX = 1 << 18,  /* what small models get: 4 M positions at 16 a block */
-    LOGIT_ROWS_MAX = 64,           /* rows of logits at a time: 64 * 100k * 4 bytes are 25 MB */
-    QUEUE_MAX = 16384              /* sequences waiting beyond those that run */
+    BLOCKS_DEFAULT_MAX = 1 << 18, /* what small models get: 4 M positions at 16 a block */
+    LOGIT_ROWS_MAX = 64,          /* rows of logits at a time: 64 * 100k * 4 bytes are 25 MB */
+    QUEUE_MAX = 16384             /* sequences waiting beyond those that run */
 };
 
 static uint64_t free_memory(void)
@@ -70,7 +70,94 @@ static uint32_t most_kv_heads(const mica__plan *p)
     return most;
 }
 
-static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
+/* A rank's share of the process's threads. */
+static uint32_t threads_of(uint32_t threads, uint32_t i, uint32_t ranks)
+{
+    uint32_t first, end;
+    rt_group_share(threads, i, ranks, &first, &end);
+    return end > first ? end - first : 1;
+}
+
+/* The i-th rank's sizes with `positions` a sequence at most; without K/V where the blocks are not known yet.
+ */
+static void size_rank(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
+                      const mica__plan *p, uint32_t i, uint32_t positions)
+{
+    uint32_t threads = mica__processes_threads(o, processes);
+    mica__rank_plan *r = &p->ranks[i];
+    const rt_model_config *c = &r->info.own;
+    kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, p->kv_element_bytes};
+    uint32_t rows = p->engine.rows_max, logits = rows < LOGIT_ROWS_MAX ? rows : LOGIT_ROWS_MAX;
+    size_t table = (positions + p->block_size - 1) / p->block_size;
+    r->limits = (rt_model_limits){rows, logits, positions, layout};
+    r->device = (rt_device_options){.threads = threads_of(threads, i, p->ranks_count),
+                                    .kernels = o->cpu_kernels ? o->cpu_kernels : "auto",
+                                    .rows_max = rows,
+                                    .width_max = rt_model_width_max(c),
+                                    .slots_max = p->engine.slots_max,
+                                    .layers = c->layers,
+                                    .linears = RT_LINEARS,
+                                    .lora_rank_max = p->lora_rank_max,
+                                    .kv = layout,
+                                    .kv_blocks = p->engine.blocks_max,
+                                    .heads = c->heads,
+                                    .table_words_max = (uint32_t)(table * p->engine.running_max),
+                                    .host_floats = (size_t)logits * c->vocab,
+                                    .ordinal = processes->launch.local * p->ranks_count + i};
+    r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);
+    r->device_bytes = backend->bytes(&r->device) - r->kv_bytes;
+    r->activation_bytes = rt_model_activation_bytes(c, &r->limits);
+}
+
+static uint64_t rank_bytes(const mica__rank_plan *r)
+{
+    return r->info.weight_bytes + r->kv_bytes + r->device_bytes + r->activation_bytes;
+}
+
+/* As if every slot had an adapter of the largest rank for every linear. */
+static uint64_t adapters_bytes(const mica__plan *p, const mica__rank_plan *r)
+{
+    adapter_shape shape;
+    uint64_t elements = 0;
+    rt_model_adapter_shape(&r->info.own, &shape);
+    for (uint32_t i = 0; i < shape.modules_count; i++) elements += shape.modules[i].in + shape.modules[i].out;
+    return elements * p->lora_rank_max * r->info.own.layers * rc_dtype_bytes(p->info.dtype) *
+           p->engine.slots_max;
+}
+
+/* What the devices of all ranks here have left for K/V, beside the rest of what is planned. */
+static rc_code room_on_devices(const mica_options *o, const mica__device *device,
+                               const mica__processes *processes, mica__plan *p, uint64_t *bytes, rc_msg *msg)
+{
+    uint32_t positions = p->info.config.positions_max;
+    if (o->max_model_len && o->max_model_len < positions) positions = o->max_model_len;
+    *bytes = UINT64_MAX;
+    for (uint32_t i = 0; i < p->ranks_count; i++) {
+        mica__rank_plan *r = &p->ranks[i];
+        uint64_t room;
+        size_rank(o, device->backend, processes, p, i, positions);
+        uint64_t gathered = p->info.shard.world > 1 ? 2 * r->device.host_floats * sizeof(float) : 0;
+        uint64_t others = rank_bytes(r) + adapters_bytes(p, r) + gathered;
+        RC_TRY(mica__device_room(device, o, r->device.ordinal, others, &room, msg));
+        if (room < *bytes) *bytes = room;
+    }
+    return RC_OK;
+}
+
+static rc_code choose_kv_bytes(const mica_options *o, const mica__device *device,
+                               const mica__processes *processes, mica__plan *p, uint64_t *bytes, rc_msg *msg)
+{
+    *bytes = o->kv_cache_memory_bytes;
+    if (*bytes) return RC_OK;
+    if (device->plugin && !o->num_gpu_blocks) return room_on_devices(o, device, processes, p, bytes, msg);
+    *bytes = free_memory() / 4;
+    if (*bytes > 4ull << 30) *bytes = 4ull << 30;
+    *bytes /= p->ranks_count;
+    return RC_OK;
+}
+
+static rc_code choose_blocks(const mica_options *o, const mica__device *device,
+                             const mica__processes *processes, mica__plan *p, rc_msg *msg)
 {
     const rt_model_config *c = &p->info.config;
     uint32_t element_bytes = p->info.dtype == RC_F32 ? 4 : 2;
@@ -84,10 +171,9 @@ static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
     }
     kv_layout layout = {c->layers, most_kv_heads(p), c->head_dim, p->block_size, element_bytes};
     size_t block_bytes = kv_block_bytes(&layout);
-    uint64_t bytes = free_memory() / 4, blocks;
-    if (bytes > 4ull << 30) bytes = 4ull << 30;
-    bytes /= p->ranks_count;
-    if (o->kv_cache_memory_bytes) bytes = o->kv_cache_memory_bytes;
+    uint64_t bytes, blocks;
+    p->kv_element_bytes = element_bytes;
+    RC_TRY(choose_kv_bytes(o, device, processes, p, &bytes, msg));
     blocks = bytes / block_bytes;
     if (!o->kv_cache_memory_bytes && blocks > BLOCKS_DEFAULT_MAX) blocks = BLOCKS_DEFAULT_MAX;
     if (o->num_gpu_blocks) blocks = o->num_gpu_blocks;
@@ -100,7 +186,6 @@ static rc_code choose_blocks(const mica_options *o, mica__plan *p, rc_msg *msg)
         return refuse(msg, "the number of K/V blocks", blocks,
                       "at most 16777216; use larger blocks or less memory");
     p->engine.blocks_max = (uint32_t)blocks;
-    p->kv_element_bytes = element_bytes;
     return RC_OK;
 }
 
@@ -173,49 +258,28 @@ static rc_code probe_ranks(const mica_options *o, const rt_backend *backend, con
     return RC_OK;
 }
 
-/* A rank's share of the process's threads. */
-static uint32_t threads_of(uint32_t threads, uint32_t i, uint32_t ranks)
-{
-    uint32_t first, end;
-    rt_group_share(threads, i, ranks, &first, &end);
-    return end > first ? end - first : 1;
-}
-
-static void plan_rank(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
-                      const mica__plan *p, uint32_t i)
-{
-    uint32_t threads = mica__processes_threads(o, processes);
-    mica__rank_plan *r = &p->ranks[i];
-    const rt_model_config *c = &r->info.own;
-    kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, p->kv_element_bytes};
-    uint32_t rows = p->engine.rows_max;
-    r->limits =
-        (rt_model_limits){rows, rows < LOGIT_ROWS_MAX ? rows : LOGIT_ROWS_MAX, p->max_model_len, layout};
-    r->device = (rt_device_options){.threads = threads_of(threads, i, p->ranks_count),
-                                    .kernels = o->cpu_kernels ? o->cpu_kernels : "auto",
-                                    .rows_max = rows,
-                                    .width_max = rt_model_width_max(c),
-                                    .slots_max = p->engine.slots_max,
-                                    .layers = c->layers,
-                                    .linears = RT_LINEARS,
-                                    .lora_rank_max = p->lora_rank_max,
-                                    .kv = layout,
-                                    .kv_blocks = p->engine.blocks_max,
-                                    .heads = c->heads,
-                                    .ordinal = processes->launch.local * p->ranks_count + i};
-    r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);
-    r->device_bytes = backend->bytes(&r->device) - r->kv_bytes;
-    r->activation_bytes = rt_model_activation_bytes(c, &r->limits);
-}
-
 /* What all processes must have the same of, in one number. */
 static uint64_t fingerprint(const mica__plan *p)
 {
     const rt_model_config *c = &p->info.config;
-    const uint64_t parts[] = {p->info.shard.world, c->layers, c->hidden, c->heads, c->kv_heads, c->head_dim,
-                              c->ffn, c->vocab, c->tied_head, p->info.is_gguf, p->info.dtype, p->block_size,
-                              p->kv_element_bytes, p->engine.rows_max, p->engine.running_max,
-                              p->engine.slots_max, p->lora_rank_max, p->quant ? p->quant->ggml_type + 1 : 0};
+    const uint64_t parts[] = {p->info.shard.world,
+                              c->layers,
+                              c->hidden,
+                              c->heads,
+                              c->kv_heads,
+                              c->head_dim,
+                              c->ffn,
+                              c->vocab,
+                              c->tied_head,
+                              p->info.is_gguf,
+                              p->info.dtype,
+                              p->block_size,
+                              p->kv_element_bytes,
+                              p->engine.rows_max,
+                              p->engine.running_max,
+                              p->engine.slots_max,
+                              p->lora_rank_max,
+                              p->quant ? p->quant->ggml_type + 1 : 0};
     uint64_t hash = 0xcbf29ce484222325u;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = (hash ^ parts[i]) * 0x100000001b3u;
     return hash;
@@ -235,16 +299,17 @@ static rc_code agree(const mica__processes *processes, mica__plan *p, rc_msg *ms
     return RC_OK;
 }
 
-rc_code mica__plan_make(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
+rc_code mica__plan_make(const mica_options *o, const mica__device *device, const mica__processes *processes,
                         mica__plan *p, rc_msg *msg)
 {
     RC_TRY(choose_quantization(o, &p->quant, msg));
-    RC_TRY(probe_ranks(o, backend, processes, p, msg));
+    RC_TRY(probe_ranks(o, device->backend, processes, p, msg));
     RC_TRY(choose_sizes(o, p, msg));
-    RC_TRY(choose_blocks(o, p, msg));
+    RC_TRY(choose_blocks(o, device, processes, p, msg));
     RC_TRY(agree(processes, p, msg));
     RC_TRY(choose_length(o, p, msg));
-    for (uint32_t i = 0; i < p->ranks_count; i++) plan_rank(o, backend, processes, p, i);
+    for (uint32_t i = 0; i < p->ranks_count; i++)
+        size_rank(o, device->backend, processes, p, i, p->max_model_len);
     return RC_OK;
 }
 
@@ -297,11 +362,6 @@ void mica__plan_free(mica__plan *p)
 {
     free(p->ranks);
     p->ranks = NULL;
-}
-
-static uint64_t rank_bytes(const mica__rank_plan *r)
-{
-    return r->info.weight_bytes + r->kv_bytes + r->device_bytes + r->activation_bytes;
 }
 
 uint64_t mica__plan_bytes(const mica__plan *p)

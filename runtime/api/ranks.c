@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "runtime/backend/pool.h"
+
 typedef struct rank_progress {
     const rt_model_options *model;
     uint32_t rank, ranks;
@@ -34,6 +36,42 @@ static rc_code open_rank(mica__ranks *r, const rt_model_options *model, mica__ra
     return RC_OK;
 }
 
+typedef struct join_call {
+    mica__ranks *r;
+    rc_code *codes; /* [count], as are the messages */
+    rc_msg *messages;
+} join_call;
+
+static void join_of(void *arg, uint32_t rank, uint32_t ranks)
+{
+    const join_call *c = arg;
+    (void)ranks;
+    c->codes[rank] = c->r->backend->join(c->r->models[rank].device, &c->messages[rank]);
+}
+
+/* All ranks at once: a collective begins when the last one has come. */
+static rc_code join_ranks(mica__ranks *r, rc_msg *msg)
+{
+    rt_pool *team;
+    rc_code code = RC_OK;
+    if (!r->group || !r->backend->join) return RC_OK;
+    join_call c = {r, calloc(r->count, sizeof *c.codes), calloc(r->count, sizeof *c.messages)};
+    if (!c.codes || !c.messages)
+        code = rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u ranks", r->count);
+    if (code == RC_OK) code = rt_pool_create(r->count, &team, msg);
+    if (code == RC_OK) {
+        rt_pool_run(team, join_of, &c);
+        rt_pool_destroy(team);
+    }
+    for (uint32_t i = 0; code == RC_OK && i < r->count; i++) {
+        code = c.codes[i];
+        if (code != RC_OK && msg) *msg = c.messages[i];
+    }
+    free(c.codes);
+    free(c.messages);
+    return code;
+}
+
 rc_code mica__ranks_open(mica__ranks *r, const mica__ranks_options *o, rt_exec *exec, rc_msg *msg)
 {
     rt_group_local_options group = {.ranks = o->count, .mesh = o->mesh, .floats_max = o->floats_max};
@@ -45,6 +83,7 @@ rc_code mica__ranks_open(mica__ranks *r, const mica__ranks_options *o, rt_exec *
     for (uint32_t i = 0; i < o->count; i++) group.threads += o->plans[i].device.threads;
     if (o->plans[0].info.shard.world > 1) RC_TRY(rt_group_local_create(&group, &r->group, msg));
     for (uint32_t i = 0; i < o->count; i++) RC_TRY(open_rank(r, &o->model, &o->plans[i], i, msg));
+    RC_TRY(join_ranks(r, msg));
     *exec = r->execs[0];
     return o->count > 1 ? rt_exec_ranks_create(r->execs, o->count, &r->team, exec, msg) : RC_OK;
 }

@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 4 };
+enum { RT_BACKEND_ABI = 5 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -48,7 +48,24 @@ typedef struct rt_device_options {
     uint32_t heads;         /* query heads */
     rt_group *group;        /* NULL: alone; else the other ranks, each with a shard of its own. Borrowed */
     uint32_t ordinal;       /* which of the host's devices; the CPU is one */
+    uint32_t table_words_max; /* block ids that the sequences of a step have in all */
+    size_t host_floats;     /* most that host_rows is asked for */
 } rt_device_options;
+
+/* A step, told before its ops are called, which then name the plans by these pointers. */
+typedef struct rt_step_plan {
+    uint32_t rows;
+    const int32_t *tokens;     /* [rows] */
+    const uint32_t *positions; /* [rows] */
+    const kv_plan *kv;
+    const adapter_plan *adapters;
+    /* Of the last layer: what keep_rows is called with, and the plans from then on. The same plans where all
+     * rows are kept. */
+    const uint32_t *kept; /* [kept_count] */
+    uint32_t kept_count;
+    const kv_plan *kept_kv;
+    const adapter_plan *kept_adapters;
+} rt_step_plan;
 
 /* A product y = x W^T (+ bias), and the adapters' deltas on top. */
 typedef struct rt_linear {
@@ -104,7 +121,7 @@ typedef struct rt_backend {
     /* A matrix in a quantised format (quant.h), K a multiple of its group, in about the bytes of a file.
      * rounds_x: products may round x to bf16. quant_fill takes one row as a GGUF file stores it, once, from
      * any threads at once on disjoint runs of 32 rows. */
-    size_t (*quant_bytes)(uint32_t n, uint32_t k, const rt_quant *format);
+    size_t (*quant_bytes)(uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x);
     RC_MUST_CHECK rc_code (*quant_create)(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format,
                                           bool rounds_x, rt_matrix **out, rc_msg *msg);
     void (*quant_fill)(rt_matrix *m, uint32_t row, const void *blocks);
@@ -123,6 +140,8 @@ typedef struct rt_backend {
     void (*kv_copy_rows)(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
 
     /* The step's ops. */
+    /* First of a step: a device with memory of its own sends all plans there at once. NULL: nothing to do. */
+    void (*step_begin)(rt_device *d, const rt_step_plan *p);
     /* table holds the rows of tokens first, first + 1, ...; any other token's row of h becomes zero. */
     void (*embed)(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
                   float scale, float *h, size_t h_stride);
@@ -143,6 +162,8 @@ typedef struct rt_backend {
                       uint32_t count);
     /* x /= divisor, a true division; rows of `width` at `stride` */
     void (*divide)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
+    /* Of a device in a group: what its collectives need first. All ranks at once; NULL: nothing to do. */
+    RC_MUST_CHECK rc_code (*join)(rt_device *d, rc_msg *msg);
     /* Over all ranks of the device's group, which call them in one order (group.h says what they give, and in
      * which order a sum is made); no-ops for a device that is alone. */
     void (*all_reduce)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width);

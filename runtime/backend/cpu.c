@@ -170,8 +170,9 @@ static size_t quant_panel_bytes(uint32_t k, const rt_quant *q)
     return times(k / q->group, rt_quant_group_bytes(q));
 }
 
-static size_t cpu_quant_bytes(uint32_t n, uint32_t k, const rt_quant *q)
+static size_t cpu_quant_bytes(uint32_t n, uint32_t k, const rt_quant *q, bool rounds_x)
 {
+    (void)rounds_x;
     size_t bytes = times(rt_matrix_panels(n), quant_panel_bytes(k, q));
     return plus(rt_pages_bytes(bytes), sizeof(rt_matrix));
 }

@@ -46,6 +46,7 @@ static const rt_flag shown[] = {
     {"tensor-parallel-size", "tp", RT_FLAG_U32, OPTION(tensor_parallel_size), "N",
      "ranks, which share model and threads (1)", 1, 1024, NULL, NULL},
     NUMBER("nnodes", NULL, nnodes, U32, 1, "processes, with --node-rank, --master-addr"),
+    CHOICE("device", OPTION(device), "auto|cpu|cuda", "(auto); also --plugin-dir of CUDA's plugin"),
     TEXT("cpu-kernels", OPTION(cpu_kernels), "FAMILY", "kernel family (auto)"),
     {"lora-modules", NULL, RT_FLAG_VALUES, FLAG(lora_modules), "NAME=PATH ...", "adapters, or vLLM's JSON", 0,
      0, NULL, NULL},
@@ -69,13 +70,15 @@ static const rt_flag shown[] = {
         name, NULL, RT_FLAG_CHOICE, RT_FLAG_IGNORED, value, NULL, 0, 0, NULL, NULL                           \
     }
 
-/* Those of --nnodes' line; vLLM's that have nothing to change here, and those of which one value is all there
- * is. */
+/* Those of the lines of --nnodes and --device; vLLM's that have nothing to change here, and those of which
+ * one value is all there is. */
 static const rt_flag accepted[] = {
     NUMBER("node-rank", NULL, node_rank, U32, 0, NULL),
     TEXT("master-addr", OPTION(master_addr), "HOST", NULL),
     NUMBER("master-port", NULL, master_port, U32, 1, NULL),
-    TEXT("device", FLAG(device), "auto|cpu", NULL),
+    TEXT("plugin-dir", OPTION(plugin_dir), "DIR", NULL),
+    {"gpu-memory-utilization", NULL, RT_FLAG_F64, OPTION(gpu_memory_utilization), "F", NULL, 0, 0, NULL,
+     NULL},
     TEXT("tokenizer", FLAG(tokenizer), "PATH", NULL),
     IGNORED_TRUTH("enable-lora"),
     IGNORED_TRUTH("enable-chunked-prefill"),
@@ -88,7 +91,6 @@ static const rt_flag accepted[] = {
     IGNORED_TRUTH("async-scheduling"),
     IGNORED_TRUTH("disable-custom-all-reduce"),
     IGNORED_TRUTH("fully-sharded-loras"),
-    IGNORED_NUMBER("gpu-memory-utilization"),
     IGNORED_NUMBER("swap-space"),
     IGNORED_NUMBER("max-cpu-loras"),
     IGNORED_NUMBER("max-log-len"),
@@ -101,8 +103,9 @@ static const rt_flag accepted[] = {
 void rt__engine_flags_init(rt_engine_flags *f)
 {
     *f = (rt_engine_flags){.options = MICA_OPTIONS_INIT, .enable_prefix_caching = true};
-    f->load_format = f->kv_cache_dtype = f->device = "auto";
+    f->load_format = f->kv_cache_dtype = "auto";
     f->scheduling_policy = "fcfs";
+    f->options.gpu_memory_utilization = 0.9;
 }
 
 void rt__engine_flags_deinit(rt_engine_flags *f)
@@ -136,8 +139,10 @@ static rc_code check_supported(const rt_engine_flags *f, rc_msg *msg)
 {
     if (strcmp(f->kv_cache_dtype, "auto") && !is_int8(f->kv_cache_dtype))
         return refuse(msg, "kv-cache-dtype", f->kv_cache_dtype, "auto or int8");
-    if (strcmp(f->device, "auto") && strcmp(f->device, "cpu"))
-        return refuse(msg, "device", f->device, "auto or cpu; this build has no other device");
+    if (!(f->options.gpu_memory_utilization > 0)) /* where the library would take its default */
+        return rc_about(
+            rc_fail(RC_INVALID_ARGUMENT, msg, "--gpu-memory-utilization: expected above 0, at most 1"), msg,
+            "gpu-memory-utilization");
     if (f->tokenizer && (!f->options.model || strcmp(f->tokenizer, f->options.model)))
         return refuse(msg, "tokenizer", f->tokenizer, "the model's path; its own tokenizer is the one used");
     return RC_OK;

@@ -7,7 +7,7 @@
 
 typedef struct rt_engine_flags {
     mica_options options;
-    const char *load_format, *scheduling_policy, *kv_cache_dtype, *device, *tokenizer;
+    const char *load_format, *scheduling_policy, *kv_cache_dtype, *tokenizer;
     bool enable_prefix_caching;
     rt_texts lora_modules;
     mica_adapter_ref *adapters; /* decoded from lora_modules */

@@ -28,9 +28,9 @@ size_t rt__fill_bytes(const rt_fill *f, const rt_backend *backend)
 {
     size_t bytes = 0;
     for (uint32_t i = 0; f->joined[0] && i < f->parts_count; i++)
-        bytes += backend->quant_bytes(f->part_rows[i], f->k, f->joined[i]);
+        bytes += backend->quant_bytes(f->part_rows[i], f->k, f->joined[i], f->rounds_x);
     if (bytes) return bytes;
-    if (f->quant) return backend->quant_bytes(f->n, f->k, f->quant);
+    if (f->quant) return backend->quant_bytes(f->n, f->k, f->quant, f->rounds_x);
     return backend->matrix_bytes(f->n, f->k, f->stored);
 }
 

@@ -101,27 +101,46 @@ static void check_step(const rt_model *m, const rt_step *step)
 }
 
 /* Of h and of the q in b only the rows whose logits are wanted, at the front. */
-static const rt_step *keep_wanted_rows(rt_model *m, const rt_step *step)
+static void keep_wanted_rows(const rt_model *m, const rt_step *step)
 {
     const rt_model_config *c = &m->config;
     const uint32_t *rows = step->logit_rows, count = step->logit_rows_count;
-    if (count == step->rows) return step;
     m->backend->keep_rows(m->device, m->h, m->plan.h_stride, c->hidden, rows, count);
     m->backend->keep_rows(m->device, m->b, m->plan.b_stride, c->heads * c->head_dim, rows, count);
-    return rt__wanted_rows_plan(&m->wanted, step);
+}
+
+/* wanted: the step from the last layer's attention on. */
+static void begin(const rt_model *m, const rt_step *step, const rt_step *wanted)
+{
+    if (!m->backend->step_begin) return;
+    m->backend->step_begin(m->device, &(rt_step_plan){.rows = step->rows,
+                                                      .tokens = step->tokens,
+                                                      .positions = step->positions,
+                                                      .kv = &step->kv,
+                                                      .adapters = &step->adapters,
+                                                      .kept = step->logit_rows,
+                                                      .kept_count = step->logit_rows_count,
+                                                      .kept_kv = &wanted->kv,
+                                                      .kept_adapters = &wanted->adapters});
 }
 
 void rt_model_forward(rt_model *m, const rt_step *step)
 {
     check_step(m, step);
     if (!step->rows) return;
+    const rt_step *wanted =
+        step->logit_rows_count == step->rows ? step : rt__wanted_rows_plan(&m->wanted, step);
+    begin(m, step, wanted);
     m->backend->embed(m->device, m->weights.embedding, m->shard.vocab.first, step->tokens, step->rows,
                       m->config.embedding_multiplier, m->h, m->plan.h_stride);
     m->backend->all_reduce(m->device, m->h, m->plan.h_stride, step->rows, m->config.hidden);
     for (uint32_t layer = 0; layer < m->config.layers; layer++) {
         write_kv(m, step, layer);
-        if (layer + 1 == m->config.layers) step = keep_wanted_rows(m, step);
-        if (!step->rows) return;
+        if (layer + 1 == m->config.layers && wanted != step) {
+            if (!wanted->rows) return;
+            keep_wanted_rows(m, step);
+            step = wanted;
+        }
         attend(m, step, layer);
         feed_forward(m, step, layer);
     }
@@ -147,5 +166,5 @@ const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, u
             m->backend->divide(m->device, own, vocab, count, m->shard.vocab.count, m->config.logits_scaling);
         m->backend->gather_columns(m->device, m->logits, vocab, count, vocab);
     }
-    return m->backend->host_rows(m->device, m->logits, vocab, count);
+    return m->backend->host_rows(m->device, m->logits, vocab, m->shard.rank ? 0 : count);
 }

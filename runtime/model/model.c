@@ -177,7 +177,7 @@ static rc_code load(rt_model *m, const rt_model_options *o, const rt_model_info 
     rc_code code = rt__weights_load(s, &info->config, &list, m->backend, m->device, pool, o->progress,
                                     o->progress_ctx, &m->weights, msg);
     rt__weight_list_free(&list);
-    return code;
+    return code == RC_OK ? m->backend->status(m->device, msg) : code; /* filling it may have failed */
 }
 
 static rc_code open_source(const rt_model_options *o, const rt_model_info *info, rt_source **out, rc_msg *msg)

@@ -88,7 +88,7 @@ class Comparison(unittest.TestCase):
 
 
 class Golden(Comparison):
-    def bfloat16(self, name):
+    def bfloat16(self, name, flags=(), start=mica.start_alone):
         """The reference's tokens as the prompt; root mean square deviation from float64, all cases together."""
         folder, rng = mica.GOLDEN / name, mica.seeded("bfloat16", name)
         cases, bodies = mica.cases_of(folder), []
@@ -100,7 +100,8 @@ class Golden(Comparison):
             elif case["adapter"] and case["adapter"].startswith("alora"):
                 body["activation"] = case["activation"]
             bodies.append(body)
-        answers = mica.run(bodies, folder, ["--dtype", "bfloat16", *knobs(rng)], mica.adapters_of(folder))
+        answers = mica.run(bodies, folder, ["--dtype", "bfloat16", *knobs(rng), *flags], mica.adapters_of(folder),
+                           start)
         squares = count = 0
         for case, answer in zip(cases, answers):
             rows = answer["choices"][0]["prompt_logprobs"][1:]

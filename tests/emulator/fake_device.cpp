@@ -216,6 +216,24 @@ cudaError_t cudaFree(void *p)
 {
     return emu::release(p, false);
 }
+/* What is taken can be used at once here; it is given back when the stream gets there. */
+cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t stream)
+{
+    return emu::allocate(p, bytes, emu::stream_device(stream));
+}
+cudaError_t cudaFreeAsync(void *p, cudaStream_t stream)
+{
+    return emu::enqueue(stream, [=] { emu::release(p, false); });
+}
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int)
+{
+    *pool = nullptr;
+    return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void *)
+{
+    return cudaSuccess;
+}
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     return emu::allocate(p, bytes, -1);

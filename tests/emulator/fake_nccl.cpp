@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -18,34 +19,57 @@ namespace
 {
 
 const std::chrono::seconds PATIENCE(60);
+const std::chrono::milliseconds MOMENT(1);
+
+/* One rank's part of a collective. */
+struct Part {
+    const void *from;
+    void *to;
+};
 
 struct Group {
+    using Finish = std::function<void(const std::vector<Part> &)>;
     std::mutex mutex;
-    std::condition_variable all_came;
+    std::condition_variable over;
     int ranks, came = 0, round = 0;
     bool is_aborted = false;
-    std::vector<const void *> from;
+    std::vector<Part> parts;
+    std::vector<cudaStream_t> streams; /* where each rank's collectives are queued */
 
-    /* False: somebody did not come, or the group was aborted. */
-    bool meet()
+    explicit Group(int n) : ranks(n), parts((size_t)n), streams((size_t)n) {}
+
+    /* The last rank to come does the work of all. A GPU's streams go on by themselves; here nobody may be
+     * waiting for those of the others, so who waits lends them a hand. False: somebody did not come, or the
+     * group was aborted. */
+    bool meet(int rank, Part part, const Finish &finish)
     {
         std::unique_lock<std::mutex> lock(mutex);
         int this_round = round;
-        if (++came == ranks) {
+        parts[(size_t)rank] = part;
+        if (++came == ranks && !is_aborted) {
+            finish(parts);
             came = 0;
             round++;
-            all_came.notify_all();
-        } else if (!all_came.wait_for(lock, PATIENCE, [&] { return round != this_round || is_aborted; })) {
-            is_aborted = true;
-            all_came.notify_all();
+            over.notify_all();
         }
-        return !is_aborted;
+        auto until = std::chrono::steady_clock::now() + PATIENCE;
+        for (int other = 0; round == this_round && !is_aborted; other = (other + 1) % ranks) {
+            is_aborted = std::chrono::steady_clock::now() > until;
+            over.wait_for(lock, MOMENT / ranks);
+            cudaStream_t stream = streams[(size_t)other];
+            if (round != this_round || other == rank || !stream) continue;
+            lock.unlock();
+            emu::help(stream);
+            lock.lock();
+        }
+        return round != this_round;
     }
-    void abort()
+    void leave(int rank, bool aborts)
     {
         std::lock_guard<std::mutex> lock(mutex);
-        is_aborted = true;
-        all_came.notify_all();
+        streams[(size_t)rank] = nullptr;
+        is_aborted = is_aborted || aborts;
+        over.notify_all();
     }
 };
 
@@ -103,26 +127,23 @@ ncclResult_t ncclCommInitRank(ncclComm_t *out, int ranks, ncclUniqueId id, int r
     {
         std::lock_guard<std::mutex> lock(groups_lock);
         std::shared_ptr<Group> &of_id = groups[(const char *)&id];
-        if (!of_id) {
-            of_id = std::make_shared<Group>();
-            of_id->ranks = ranks;
-            of_id->from.resize((size_t)ranks);
-        }
+        if (!of_id) of_id = std::make_shared<Group>(ranks);
         group = of_id;
     }
     if (group->ranks != ranks || rank < 0 || rank >= ranks) return ncclInvalidArgument;
-    if (!group->meet()) return ncclSystemError;
+    if (!group->meet(rank, {nullptr, nullptr}, [](const std::vector<Part> &) {})) return ncclSystemError;
     *out = new ncclComm{group, rank};
     return ncclSuccess;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm)
 {
+    comm->group->leave(comm->rank, false);
     delete comm;
     return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
-    comm->group->abort();
+    comm->group->leave(comm->rank, true);
     delete comm;
     return ncclSuccess;
 }
@@ -132,22 +153,32 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *result)
     return ncclSuccess;
 }
 
+static ncclResult_t collect(ncclComm_t comm, Part part, cudaStream_t stream, Group::Finish finish)
+{
+    std::shared_ptr<Group> group = comm->group;
+    int rank = comm->rank;
+    {
+        std::lock_guard<std::mutex> lock(group->mutex);
+        group->streams[(size_t)rank] = stream;
+    }
+    int device = emu::stream_device(stream);
+    emu::enqueue(stream, [=] {
+        if (!group->meet(rank, part, finish)) emu::break_device(device, cudaErrorLaunchTimeout);
+    });
+    return ncclSuccess;
+}
+
 ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t op,
                            ncclComm_t comm, cudaStream_t stream)
 {
     if (op != ncclSum || (type != ncclFloat && type != ncclBfloat16)) return ncclInvalidArgument;
-    std::shared_ptr<Group> group = comm->group;
-    int rank = comm->rank;
-    emu::enqueue(stream, [=] {
-        group->from[(size_t)rank] = from;
-        if (!group->meet()) return;
+    return collect(comm, {from, to}, stream, [=](const std::vector<Part> &parts) {
         std::vector<float> sum(count, 0.0f);
-        for (const void *x : group->from)
-            for (size_t i = 0; i < count; i++) sum[i] += load(x, type, i);
-        if (!group->meet()) return;
-        for (size_t i = 0; i < count; i++) store(to, type, i, sum[i]);
+        for (const Part &p : parts)
+            for (size_t i = 0; i < count; i++) sum[i] += load(p.from, type, i);
+        for (const Part &p : parts)
+            for (size_t i = 0; i < count; i++) store(p.to, type, i, sum[i]);
     });
-    return ncclSuccess;
 }
 
 ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t comm,
@@ -155,17 +186,11 @@ ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataTyp
 {
     size_t bytes = count * (type == ncclFloat || type == ncclInt32 ? 4 : type == ncclBfloat16 ? 2 : 0);
     if (!bytes) return ncclInvalidArgument;
-    std::shared_ptr<Group> group = comm->group;
-    int rank = comm->rank;
-    emu::enqueue(stream, [=] {
-        group->from[(size_t)rank] = from;
-        if (!group->meet()) return;
-        std::vector<char> all(bytes * group->from.size());
-        for (size_t r = 0; r < group->from.size(); r++) memcpy(&all[r * bytes], group->from[r], bytes);
-        if (!group->meet()) return;
-        memcpy(to, all.data(), all.size());
+    return collect(comm, {from, to}, stream, [=](const std::vector<Part> &parts) {
+        std::vector<char> all(bytes * parts.size());
+        for (size_t r = 0; r < parts.size(); r++) memcpy(&all[r * bytes], parts[r].from, bytes);
+        for (const Part &p : parts) memcpy(p.to, all.data(), all.size());
     });
-    return ncclSuccess;
 }
 
 } /* extern "C" */

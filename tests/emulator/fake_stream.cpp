@@ -10,7 +10,7 @@ struct CUstream_st {
     int device;
     std::deque<emu::Work> queue;
     uint64_t queued = 0, done = 0; /* ever */
-    bool capturing = false;
+    bool capturing = false, working = false;
     std::vector<emu::Work> captured;
 };
 struct CUevent_st {
@@ -51,7 +51,9 @@ static void run_until(CUstream_st *s, uint64_t done)
     while (s->done < done && !s->queue.empty()) {
         Work work = std::move(s->queue.front());
         s->queue.pop_front();
+        s->working = true;
         work();
+        s->working = false;
         s->done++;
     }
 }
@@ -68,6 +70,12 @@ cudaError_t enqueue(cudaStream_t stream, Work work)
     s->queue.push_back(std::move(work));
     s->queued++;
     return cudaSuccess;
+}
+
+void help(cudaStream_t stream)
+{
+    std::unique_lock<std::recursive_mutex> lock(lock_of(stream), std::try_to_lock);
+    if (lock && !stream->working) run_until(stream, stream->done + 1);
 }
 
 int stream_device(cudaStream_t stream)

@@ -107,13 +107,13 @@ def check_banned_calls(files):
 
 
 def check_built(files):
-    lists = " ".join(re.sub(r"#.*", "", read(f)) for f in files if f.endswith("CMakeLists.txt"))
+    lists = " ".join(re.sub(r"#.*", "", read(f)) for f in files if f.endswith(("CMakeLists.txt", ".cmake")))
     words = set(re.findall(r"[\w./${}-]+", lists))
     names = {w.split("/")[-1] for w in words}
     for path in files:
         is_source = path.endswith((".c", ".cu", ".cpp")) and not path.startswith("tests/install/")
         if is_source and os.path.basename(path) not in names:
-            yield f"{path} is in no CMakeLists.txt"
+            yield f"{path} is in no CMakeLists.txt and no .cmake"
 
 
 def check_text(files):

@@ -10,11 +10,11 @@
 #include "paged_kv/paged_attn_cuda.h"
 #include "tests/paged_kv/attn_scene.h"
 
-enum { ROWS_MAX = 4096, SPANS_MAX = 16, TABLE_MAX = 4096 };
+enum { ROWS_MAX = 4096, TABLE_MAX = 4096 };
 
 static kv_cuda_limits limits_of(const kv_layout *l, uint32_t heads)
 {
-    return (kv_cuda_limits){ROWS_MAX, SPANS_MAX, TABLE_MAX, heads, l->kv_heads, l->head_dim};
+    return (kv_cuda_limits){ROWS_MAX, TABLE_MAX, heads, l->kv_heads, l->head_dim};
 }
 
 static uint32_t *pack(const kv_cuda_limits *l, const kv_layout *layout, const kv_plan *plan,

@@ -128,6 +128,7 @@ static int run(const char *model, const char *adapter, rc_msg *err)
     options.kv_cache_memory_bytes = 1 << 20;
     options.max_num_seqs = 4;
     options.threads = 2;
+    options.device = "cpu";
     if (mica_open(&options, &m, err) != RC_OK) return 1;
     failed =
         ask(m, NULL, err) || mica_adapter_load(m, "adapter", adapter, err) != RC_OK || ask(m, "adapter", err);
@@ -144,6 +145,7 @@ static long allocations_of_steps(const char *model, const char *adapter)
     long before;
     options.model = model;
     options.kv_cache_memory_bytes = 1 << 20;
+    options.device = "cpu";
     if (mica_open(&options, &m, &err) != RC_OK || mica_adapter_load(m, "adapter", adapter, &err) != RC_OK)
         return -1;
     if (ask(m, "adapter", &err)) return -1;

@@ -139,11 +139,12 @@ static void what_this_build_lacks_is_refused_in_one_line(void **state)
 {
     (void)state;
     static char *const flags[][2] = {{"--quantization", "awq"},  {"--kv-cache-dtype", "fp8"},
-                                     {"--device", "cuda"},       {"-tp", "0"},
+                                     {"--device", "gpu"},        {"-tp", "0"},
                                      {"--tokenizer", "other"},   {"--block-size", "24"},
                                      {"--dtype", "float16"},     {"--max-num-seqs", "0"},
                                      {"--max-model-len", "-5"},  {"--threads", "0"},
-                                     {"--no-such-flag", "1"},    {"--seed", "-1"}};
+                                     {"--no-such-flag", "1"},    {"--seed", "-1"},
+                                     {"--gpu-memory-utilization", "0"}};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         assert_int_equal(GENERATE("-p", "x", flags[i][0], flags[i][1]), 1);
         assert_ptr_equal(strchr(err_text, '\n'), err_text + strlen(err_text) - 1);

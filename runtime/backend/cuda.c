@@ -1,0 +1,309 @@
+/* The CUDA plugin: libmica_cuda.so. Source of what is called: CUDA Runtime API 13, cuBLASLt 13, NCCL 2.28. */
+#include "runtime/backend/cuda_device.h"
+
+#include "runtime/backend/plugin.h"
+
+enum { CAPABILITY_MIN = 80 }; /* 8.0: bf16 on tensor cores, asynchronous copies to shared memory */
+
+void rt_cuda__enter(rt_device *d)
+{
+    rt_cuda__check(d, cudaSetDevice((int)d->options.ordinal), "device");
+}
+
+void rt_cuda__fail(rt_device *d, const char *line)
+{
+    const rt_group *g = d->options.group;
+    pthread_mutex_lock(&d->lock);
+    if (!d->has_failed) rc_fail(RC_UNAVAILABLE, &d->why, "CUDA device %u: %s", d->options.ordinal, line);
+    d->has_failed = true;
+    pthread_mutex_unlock(&d->lock);
+    if (g) g->ops->fail((rt_group *)g, d->why.text);
+}
+
+void rt_cuda__check(rt_device *d, cudaError_t error, const char *what)
+{
+    char line[300];
+    if (!error) return;
+    snprintf(line, sizeof line, "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+    rt_cuda__fail(d, line);
+}
+
+rc_code rt_cuda__code(const rt_device *d, cudaError_t error, const char *what, rc_msg *msg)
+{
+    size_t unused = 0, total = 0;
+    if (!error) return RC_OK;
+    (void)cudaGetLastError(); /* a refusal must not be found by the next call */
+    if (error == cudaErrorMemoryAllocation) {
+        (void)cudaMemGetInfo(&unused, &total);
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg,
+                       "CUDA device %u has no memory for %s: %zu of %zu bytes are free", d->options.ordinal,
+                       what, unused, total);
+    }
+    return rc_fail(RC_INTERNAL, msg, "CUDA device %u: %s: %s (%s)", d->options.ordinal, what,
+                   cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+rc_code rt_cuda__alloc(rt_device *d, size_t bytes, void **out, const char *what, rc_msg *msg)
+{
+    char text[96];
+    snprintf(text, sizeof text, "%zu bytes of %s", bytes, what);
+    rt_cuda__enter(d);
+    *out = NULL;
+    return bytes ? rt_cuda__code(d, cudaMalloc(out, bytes), text, msg) : RC_OK;
+}
+
+/* ---- what can be used ---- */
+
+static rc_code check_driver(rc_msg *msg)
+{
+    int driver = 0, runtime = 0;
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (!driver) return rc_fail(RC_UNAVAILABLE, msg, "there is no NVIDIA driver");
+    if (driver >= runtime) return RC_OK;
+    return rc_fail(RC_UNAVAILABLE, msg,
+                   "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d or later", driver / 1000,
+                   driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+}
+
+static rc_code probe(uint32_t *devices, rc_msg *msg)
+{
+    int count = 0;
+    RC_TRY(check_driver(msg));
+    cudaError_t error = cudaGetDeviceCount(&count);
+    (void)cudaGetLastError();
+    if (error && error != cudaErrorNoDevice)
+        return rc_fail(RC_UNAVAILABLE, msg, "CUDA: %s (%s)", cudaGetErrorString(error),
+                       cudaGetErrorName(error));
+    if (error || count < 1) return rc_fail(RC_UNAVAILABLE, msg, "there is no CUDA device");
+    *devices = (uint32_t)count;
+    return RC_OK;
+}
+
+static rc_code look_at(uint32_t ordinal, struct cudaDeviceProp *p, rc_msg *msg)
+{
+    uint32_t devices;
+    RC_TRY(probe(&devices, msg));
+    if (ordinal >= devices)
+        return rc_fail(RC_UNAVAILABLE, msg,
+                       "CUDA device %u is wanted, and there %s %u (a rank needs one of its own)", ordinal,
+                       devices == 1 ? "is" : "are", devices);
+    cudaError_t error = cudaSetDevice((int)ordinal);
+    if (!error) error = cudaGetDeviceProperties(p, (int)ordinal);
+    if (error) return rc_fail(RC_UNAVAILABLE, msg, "CUDA device %u: %s", ordinal, cudaGetErrorString(error));
+    if (p->major * 10 + p->minor < CAPABILITY_MIN)
+        return rc_fail(RC_UNAVAILABLE, msg, "CUDA device %u, %s, has compute capability %d.%d; 8.0 is needed",
+                       ordinal, p->name, p->major, p->minor);
+    return RC_OK;
+}
+
+static rc_code memory(uint32_t ordinal, uint64_t *free_bytes, uint64_t *total_bytes, rc_msg *msg)
+{
+    struct cudaDeviceProp p;
+    size_t unused, total;
+    RC_TRY(look_at(ordinal, &p, msg));
+    cudaError_t error = cudaMemGetInfo(&unused, &total);
+    if (error) return rc_fail(RC_UNAVAILABLE, msg, "CUDA device %u: %s", ordinal, cudaGetErrorString(error));
+    *free_bytes = unused;
+    *total_bytes = total;
+    return RC_OK;
+}
+
+/* ---- open and close ---- */
+
+typedef struct cuda_sizes {
+    size_t kv, scratch, attention, lora, words, table, sums;
+} cuda_sizes;
+
+static kv_cuda_limits limits_of(const rt_device_options *o)
+{
+    return (kv_cuda_limits){.rows_max = o->rows_max,
+                            .table_words_max = o->table_words_max,
+                            .heads = o->heads,
+                            .kv_heads = o->kv.kv_heads,
+                            .head_dim = o->kv.head_dim};
+}
+
+static cuda_sizes sizes_of(const rt_device_options *o)
+{
+    kv_cuda_limits l = limits_of(o);
+    size_t lora = o->slots_max ? adapter_cuda_scratch_floats(o->rows_max, o->lora_rank_max) : 0;
+    return (cuda_sizes){.kv = kv_block_bytes(&o->kv) * o->kv_blocks,
+                        .scratch = (size_t)o->rows_max * (o->width_max + RT_CUDA_ALIGN) * sizeof(float),
+                        .attention = kv_cuda_scratch_bytes(&l),
+                        .lora = lora * sizeof(float),
+                        .words = rt_cuda__descriptor_words(o, &l) * sizeof(uint32_t),
+                        .table = (size_t)o->slots_max * o->layers * o->linears * sizeof(adapter_cuda_linear),
+                        .sums = rt_cuda__sums_bytes(o)};
+}
+
+static size_t cuda_bytes(const rt_device_options *o)
+{
+    cuda_sizes s = sizes_of(o);
+    return s.kv + s.scratch + s.attention + s.lora + s.words + s.table + s.sums + RT_CUDA_WORKSPACE;
+}
+
+static rc_code take_device_memory(rt_device *d, rc_msg *msg)
+{
+    cuda_sizes s = sizes_of(&d->options);
+    RC_TRY(rt_cuda__alloc(d, s.scratch, (void **)&d->scratch, "scratch", msg));
+    RC_TRY(rt_cuda__alloc(d, s.attention, &d->attention, "attention's partial results", msg));
+    RC_TRY(rt_cuda__alloc(d, s.lora, (void **)&d->lora, "the adapters' scratch", msg));
+    RC_TRY(rt_cuda__alloc(d, s.words, (void **)&d->words, "a step's plan", msg));
+    RC_TRY(rt_cuda__alloc(d, s.table, (void **)&d->table, "the adapters' table", msg));
+    RC_TRY(rt_cuda__alloc(d, s.sums, (void **)&d->sums, "the ranks' logits", msg));
+    RC_TRY(rt_cuda__alloc(d, RT_CUDA_WORKSPACE, &d->workspace, "cuBLASLt's workspace", msg));
+    return rt_cuda__alloc(d, s.kv, &d->kv, "K/V", msg);
+}
+
+static rc_code take_host_memory(rt_device *d, rc_msg *msg)
+{
+    size_t words = sizes_of(&d->options).words;
+    d->slots = calloc(d->options.slots_max + 1, sizeof *d->slots);
+    if (!d->slots) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u slots", d->options.slots_max);
+    RC_TRY(rt_cuda__stages_create(d, msg));
+    cudaError_t error = cudaMallocHost((void **)&d->host, (d->options.host_floats + 1) * sizeof *d->host);
+    for (uint32_t i = 0; !error && i < RT_CUDA_DESCRIPTORS; i++) {
+        error = cudaMallocHost((void **)&d->descriptors[i], words);
+        if (!error) error = cudaEventCreateWithFlags(&d->sent[i], cudaEventDisableTiming);
+    }
+    if (!error) error = cudaEventCreateWithFlags(&d->done, cudaEventDisableTiming);
+    return rt_cuda__code(d, error, "pinned memory", msg);
+}
+
+/* Freed adapters stay in the pool, for the next ones. */
+static cudaError_t keep_pool(int ordinal)
+{
+    cudaMemPool_t pool;
+    uint64_t all = UINT64_MAX;
+    cudaError_t error = cudaDeviceGetDefaultMemPool(&pool, ordinal);
+    return error ? error : cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all);
+}
+
+static rc_code open_parts(rt_device *d, rc_msg *msg)
+{
+    cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    if (!error) error = cudaStreamCreateWithFlags(&d->uploads, cudaStreamNonBlocking);
+    if (!error) error = kv_cuda_prepare();
+    if (!error) error = keep_pool((int)d->options.ordinal);
+    RC_TRY(rt_cuda__code(d, error, "open", msg));
+    cublasStatus_t s = cublasLtCreate(&d->blas);
+    if (s) return rc_fail(RC_UNAVAILABLE, msg, "cuBLASLt: %s", cublasLtGetStatusString(s));
+    RC_TRY(rt_pool_create(d->options.threads ? d->options.threads : rt_pool_cores(), &d->pool, msg));
+    RC_TRY(take_host_memory(d, msg));
+    return take_device_memory(d, msg);
+}
+
+static void cuda_close(rt_device *d)
+{
+    if (!d) return;
+    rt_cuda__enter(d);
+    rt_cuda__leave(d);
+    if (d->stream) cudaStreamSynchronize(d->stream);
+    for (uint32_t i = 0; d->slots && i < d->options.slots_max; i++) rt_cuda__adapter_detach(d, i);
+    if (d->uploads) cudaStreamSynchronize(d->uploads);
+    void *on_device[] = {d->scratch, d->attention, d->lora, d->words, d->table, d->sums, d->workspace, d->kv};
+    for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++) cudaFree(on_device[i]);
+    for (uint32_t i = 0; i < RT_CUDA_DESCRIPTORS; i++) {
+        cudaFreeHost(d->descriptors[i]);
+        if (d->sent[i]) cudaEventDestroy(d->sent[i]);
+    }
+    if (d->done) cudaEventDestroy(d->done);
+    cudaFreeHost(d->host);
+    rt_cuda__stages_destroy(d);
+    rt_cuda__shapes_destroy(d);
+    rt_pool_destroy(d->pool);
+    if (d->blas) cublasLtDestroy(d->blas);
+    if (d->uploads) cudaStreamDestroy(d->uploads);
+    if (d->stream) cudaStreamDestroy(d->stream);
+    pthread_mutex_destroy(&d->lock);
+    pthread_cond_destroy(&d->stage_free);
+    free(d->slots);
+    free(d);
+}
+
+static rc_code cuda_open(const rt_device_options *o, rt_device **out, rc_msg *msg)
+{
+    struct cudaDeviceProp p;
+    RC_TRY(look_at(o->ordinal, &p, msg));
+    rt_device *d = calloc(1, sizeof *d);
+    if (!d) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a device");
+    d->options = *o;
+    d->options.kernels = NULL;
+    d->limits = limits_of(o);
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->stage_free, NULL);
+    snprintf(d->name, sizeof d->name, "%s (sm_%d%d)", p.name, p.major, p.minor);
+    rc_code code = open_parts(d, msg);
+    if (code == RC_OK)
+        *out = d;
+    else
+        cuda_close(d);
+    return code;
+}
+
+static const char *cuda_describe(const rt_device *d)
+{
+    return d->name;
+}
+static void *cuda_kv_buffer(rt_device *d)
+{
+    return d->kv;
+}
+static void cuda_parallel(rt_device *d, rt_task task, void *arg)
+{
+    rt_pool_run(d->pool, task, arg);
+}
+static uint32_t cuda_threads(const rt_device *d)
+{
+    return rt_pool_threads(d->pool);
+}
+
+static const rt_backend backend = {
+    .abi = RT_BACKEND_ABI,
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .describe = cuda_describe,
+    .bytes = cuda_bytes,
+    .buffer_create = rt_cuda__buffer_create,
+    .buffer_destroy = rt_cuda__buffer_destroy,
+    .buffer_write = rt_cuda__buffer_write,
+    .matrix_bytes = rt_cuda__matrix_bytes,
+    .matrix_create = rt_cuda__matrix_create,
+    .matrix_fill = rt_cuda__matrix_fill,
+    .matrix_destroy = rt_cuda__matrix_destroy,
+    .quant_bytes = rt_cuda__quant_bytes,
+    .quant_create = rt_cuda__quant_create,
+    .quant_fill = rt_cuda__quant_fill,
+    .adapter_attach = rt_cuda__adapter_attach,
+    .adapter_detach = rt_cuda__adapter_detach,
+    .kv_buffer = cuda_kv_buffer,
+    .kv_copy_rows = rt_cuda__kv_copy_rows,
+    .step_begin = rt_cuda__step_begin,
+    .embed = rt_cuda__embed,
+    .rms_norm = rt_cuda__norm,
+    .linear = rt_cuda__linear,
+    .rope = rt_cuda__rope,
+    .kv_write = rt_cuda__kv_write,
+    .attention = rt_cuda__attention,
+    .swiglu = rt_cuda__gated,
+    .add_scaled = rt_cuda__add,
+    .keep_rows = rt_cuda__keep_rows,
+    .divide = rt_cuda__divided,
+    .join = rt_cuda__join,
+    .all_reduce = rt_cuda__all_reduce,
+    .gather_columns = rt_cuda__gather_columns,
+    .host_rows = rt_cuda__host_rows,
+    .status = rt_cuda__status,
+    .parallel = cuda_parallel,
+    .threads = cuda_threads,
+};
+
+__attribute__((visibility("default"))) const rt_plugin *mica_plugin(void);
+
+const rt_plugin *mica_plugin(void)
+{
+    static const rt_plugin plugin = {RT_BACKEND_ABI, &backend, probe, memory};
+    return &plugin;
+}

@@ -1,0 +1,182 @@
+/* runtime/backend/cuda_device.h - a CUDA device that is open; shared by the files of the plugin.
+ *
+ *     cuda.c           the plugin, open and close      cuda_upload.c    pinned stages: host rows to device
+ * memory cuda_matrix.c    weights, products by cuBLASLt   cuda_adapters.c  slots cuda_step.c      the step's
+ * descriptor and ops   cuda_group.c     ranks, by NCCL cuda_ops.cu      row kernels
+ *
+ * Failure  the first CUDA error is kept, with what met it; from then on the step's ops do nothing, and status
+ *          says it. A rank that fails says so to its group at once, since the others wait for it.
+ * Threads  the step's ops: the thread that called step_begin. Loading: any, under `lock`.
+ */
+#ifndef RUNTIME_BACKEND_CUDA_DEVICE_H
+#define RUNTIME_BACKEND_CUDA_DEVICE_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "adapters/lora_cuda.h"
+#include "paged_kv/paged_attn_cuda.h"
+#include "runtime/backend/backend.h"
+#include "runtime/backend/cuda_ops.h"
+#include "runtime/backend/pool.h"
+
+enum {
+    RT_CUDA_ALIGN = 8,            /* elements: rows of matrices and of bf16 x begin on 16 bytes */
+    RT_CUDA_WORKSPACE = 32 << 20, /* cuBLASLt's, what NVIDIA recommends for Hopper */
+    RT_CUDA_STAGES = 4,           /* pinned, for loading: about what the loading threads fill at a time */
+    RT_CUDA_STAGE_BYTES = 4 << 20,
+    RT_CUDA_DESCRIPTORS = 2 /* the host fills one while the other is still being sent */
+};
+
+/* The step's plans on the device: offsets in words. */
+typedef struct rt_cuda_plans {
+    const kv_plan *kv; /* by whose addresses ops name them */
+    const adapter_plan *adapters;
+    kv_cuda_plan kv_parts;
+    adapter_cuda_plan adapter_parts;
+    uint32_t kv_at, adapters_at;
+} rt_cuda_plans;
+
+typedef struct rt_cuda_step {
+    rt_cuda_plans plans[2]; /* of all rows, and of those that are kept */
+    uint32_t tokens_at, positions_at, kept_at, kept_count;
+} rt_cuda_step;
+
+/* Algorithms of products of one shape, by the number of rows. */
+typedef struct rt_cuda_shape {
+    struct rt_cuda_shape *next;
+    uint32_t n, k;
+    rc_dtype stored;
+    bool has_bias;
+    bool *is_known;              /* [rows_max + 1] */
+    cublasLtMatmulAlgo_t *algos; /* [rows_max + 1] */
+} rt_cuda_shape;
+
+struct rt_matrix { /* row-major, rows `stride` elements apart */
+    rt_device *device;
+    uint32_t n, k;
+    size_t stride;
+    rc_dtype stored;
+    const rt_quant *quant; /* NULL, or what its rows come in: they are kept as numbers */
+    void *data;
+    rt_cuda_shape *shapes[2]; /* without and with a bias */
+};
+
+struct rt_device {
+    rt_device_options options;
+    char name[320];
+    kv_cuda_limits limits;
+    cudaStream_t stream, uploads;
+    cublasLtHandle_t blas;
+    void *workspace;
+    rt_cuda_shape *shapes;
+    rt_pool *pool;
+    /* on the device */
+    void *kv;
+    float *scratch; /* [rows_max][width_max + RT_CUDA_ALIGN]: x in bf16; rows on the move */
+    void *attention;
+    float *lora;
+    uint32_t *words;            /* the step's descriptor */
+    adapter_cuda_linear *table; /* [slots_max][layers][linears] */
+    void **slots;               /* [slots_max] an adapter's matrices, on the device */
+    /* on the host, pinned */
+    float *host; /* [host_floats] */
+    uint32_t *descriptors[RT_CUDA_DESCRIPTORS];
+    cudaEvent_t sent[RT_CUDA_DESCRIPTORS], done;
+    void *stages[RT_CUDA_STAGES];
+    uint32_t free_stages; /* bits; under lock */
+    uint32_t turn;        /* of the descriptors */
+    rt_cuda_step step;
+    /* What of the last op lies in scratch as bf16, for the product that reads it next; NULL: nothing. */
+    const float *rounded;
+    uint32_t rounded_rows, rounded_width;
+    /* ranks */
+    ncclComm_t comm; /* NULL: alone, or not joined */
+    float *sums;     /* what is gathered, [world][most columns][rows] */
+    pthread_mutex_t lock;
+    pthread_cond_t stage_free;
+    atomic_bool has_failed;
+    rc_msg why; /* under lock */
+};
+
+static inline size_t rt_cuda_padded(size_t n)
+{
+    return (n + RT_CUDA_ALIGN - 1) / RT_CUDA_ALIGN * RT_CUDA_ALIGN;
+}
+
+/* cuda.c */
+/* Makes the device this thread's. */
+void rt_cuda__enter(rt_device *d);
+/* Keeps what failed. `what` is an op's name. */
+void rt_cuda__check(rt_device *d, cudaError_t error, const char *what);
+void rt_cuda__fail(rt_device *d, const char *line);
+/* RC_OK; RESOURCE_EXHAUSTED; INTERNAL. */
+RC_MUST_CHECK rc_code rt_cuda__code(const rt_device *d, cudaError_t error, const char *what, rc_msg *msg);
+RC_MUST_CHECK rc_code rt_cuda__alloc(rt_device *d, size_t bytes, void **out, const char *what, rc_msg *msg);
+
+/* cuda_upload.c */
+RC_MUST_CHECK rc_code rt_cuda__stages_create(rt_device *d, rc_msg *msg);
+void rt_cuda__stages_destroy(rt_device *d);
+/* A stage of RT_CUDA_STAGE_BYTES; waits for one. */
+void *rt_cuda__stage_take(rt_device *d);
+/* Copies its first bytes to the device, waits until they are there, and gives the stage back. */
+cudaError_t rt_cuda__stage_send(rt_device *d, void *stage, void *to, size_t bytes);
+/* One row of k elements, rounded to or widened to `stored`. */
+void rt_cuda__convert(const void *from, rc_dtype type, uint32_t k, rc_dtype stored, void *to);
+rc_code rt_cuda__buffer_create(rt_device *d, size_t floats, float **out, rc_msg *msg);
+void rt_cuda__buffer_destroy(rt_device *d, float *buffer, size_t floats);
+void rt_cuda__buffer_write(rt_device *d, float *buffer, const float *src, size_t floats);
+
+/* cuda_matrix.c */
+size_t rt_cuda__matrix_bytes(uint32_t n, uint32_t k, rc_dtype stored);
+rc_code rt_cuda__matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, rt_matrix **out,
+                               rc_msg *msg);
+void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
+                          size_t src_stride);
+void rt_cuda__matrix_destroy(rt_device *d, rt_matrix *m);
+size_t rt_cuda__quant_bytes(uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x);
+rc_code rt_cuda__quant_create(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x,
+                              rt_matrix **out, rc_msg *msg);
+void rt_cuda__quant_fill(rt_matrix *m, uint32_t row, const void *blocks);
+void rt_cuda__linear(rt_device *d, const rt_linear *l);
+void rt_cuda__shapes_destroy(rt_device *d);
+
+/* cuda_adapters.c */
+rc_code rt_cuda__adapter_attach(rt_device *d, uint32_t slot, const adapter_weights *w, rc_dtype stored,
+                                rc_msg *msg);
+void rt_cuda__adapter_detach(rt_device *d, uint32_t slot);
+
+/* cuda_step.c */
+size_t rt_cuda__descriptor_words(const rt_device_options *o, const kv_cuda_limits *l);
+void rt_cuda__step_begin(rt_device *d, const rt_step_plan *p);
+void rt_cuda__kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
+void rt_cuda__embed(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens,
+                    uint32_t rows, float scale, float *h, size_t h_stride);
+void rt_cuda__norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
+                   uint32_t rows, uint32_t width, float *y, size_t y_stride);
+void rt_cuda__rope(rt_device *d, const rt_rope *r);
+void rt_cuda__kv_write(rt_device *d, const kv_write *w);
+void rt_cuda__attention(rt_device *d, const kv_attn *a);
+void rt_cuda__gated(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
+                    float *y, size_t y_stride);
+void rt_cuda__add(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
+                  uint32_t rows, uint32_t width);
+void rt_cuda__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
+                        uint32_t count);
+void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
+const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
+
+/* cuda_group.c */
+size_t rt_cuda__sums_bytes(const rt_device_options *o);
+rc_code rt_cuda__join(rt_device *d, rc_msg *msg);
+void rt_cuda__leave(rt_device *d); /* gives the collectives up, so that nobody waits for this rank */
+void rt_cuda__all_reduce(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width);
+void rt_cuda__gather_columns(rt_device *d, float *y, size_t stride, uint32_t rows, uint32_t width);
+rc_code rt_cuda__status(rt_device *d, rc_msg *msg);
+/* Until the stream is done, or the device or its group has failed. */
+void rt_cuda__wait(rt_device *d);
+
+#endif

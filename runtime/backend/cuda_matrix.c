@@ -1,0 +1,251 @@
+/* Weights as rows in device memory, and y = x W^T by cuBLASLt: column-major, W^T is its A and x its B. */
+#include <stdlib.h>
+
+#include "runtime/backend/cuda_device.h"
+
+static size_t row_bytes(uint32_t k, rc_dtype stored)
+{
+    return rt_cuda_padded(k) * rc_dtype_bytes(stored);
+}
+
+size_t rt_cuda__matrix_bytes(uint32_t n, uint32_t k, rc_dtype stored)
+{
+    return n * row_bytes(k, stored);
+}
+
+/* The shape's entry, made where there is none. NULL: no memory. */
+static rt_cuda_shape *shape_of(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, bool has_bias)
+{
+    for (rt_cuda_shape *s = d->shapes; s; s = s->next)
+        if (s->n == n && s->k == k && s->stored == stored && s->has_bias == has_bias) return s;
+    rt_cuda_shape *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    *s = (rt_cuda_shape){.next = d->shapes, .n = n, .k = k, .stored = stored, .has_bias = has_bias};
+    s->is_known = calloc(d->options.rows_max + 1, sizeof *s->is_known);
+    s->algos = calloc(d->options.rows_max + 1, sizeof *s->algos);
+    d->shapes = s;
+    return s->is_known && s->algos ? s : NULL;
+}
+
+void rt_cuda__shapes_destroy(rt_device *d)
+{
+    for (rt_cuda_shape *s = d->shapes, *next; s; s = next) {
+        next = s->next;
+        free(s->is_known);
+        free(s->algos);
+        free(s);
+    }
+}
+
+rc_code rt_cuda__matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, rt_matrix **out,
+                               rc_msg *msg)
+{
+    rt_matrix shape = {.device = d, .n = n, .k = k, .stride = rt_cuda_padded(k), .stored = stored};
+    for (int has_bias = 0; has_bias < 2; has_bias++)
+        shape.shapes[has_bias] = shape_of(d, n, k, stored, has_bias);
+    rt_matrix *m = malloc(sizeof *m);
+    if (!m || !shape.shapes[0] || !shape.shapes[1]) {
+        free(m);
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a %u x %u matrix", n, k);
+    }
+    rc_code code = rt_cuda__alloc(d, rt_cuda__matrix_bytes(n, k, stored), &shape.data, "a matrix", msg);
+    if (code != RC_OK) {
+        free(m);
+        return code;
+    }
+    *m = shape;
+    *out = m;
+    return RC_OK;
+}
+
+void rt_cuda__matrix_destroy(rt_device *d, rt_matrix *m)
+{
+    if (!m) return;
+    rt_cuda__enter(d);
+    cudaFree(m->data);
+    free(m);
+}
+
+/* The padding is zero, and so are x's numbers there. */
+static void stage_row(const rt_matrix *m, const void *src, rc_dtype type, char *to)
+{
+    size_t used = m->k * rc_dtype_bytes(m->stored);
+    rt_cuda__convert(src, type, m->k, m->stored, to);
+    memset(to + used, 0, row_bytes(m->k, m->stored) - used);
+}
+
+void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
+                          size_t src_stride)
+{
+    size_t each = row_bytes(m->k, m->stored);
+    uint32_t most = (uint32_t)(RT_CUDA_STAGE_BYTES / each);
+    RC_ASSERT(row <= m->n && rows <= m->n - row && most > 0);
+    for (uint32_t done = 0; done < rows; done += most) {
+        uint32_t now = rows - done < most ? rows - done : most;
+        char *stage = rt_cuda__stage_take(m->device);
+        for (uint32_t i = 0; i < now; i++)
+            stage_row(m, (const char *)src + (done + i) * src_stride * rc_dtype_bytes(src_type), src_type,
+                      stage + i * each);
+        cudaError_t error =
+            rt_cuda__stage_send(m->device, stage, (char *)m->data + (row + done) * each, now * each);
+        rt_cuda__check(m->device, error, "upload");
+    }
+}
+
+/* Quantised rows become numbers: bf16 where x would be rounded to it, else float32. */
+static rc_dtype kept_as(bool rounds_x)
+{
+    return rounds_x ? RC_BF16 : RC_F32;
+}
+
+size_t rt_cuda__quant_bytes(uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x)
+{
+    (void)format;
+    return rt_cuda__matrix_bytes(n, k, kept_as(rounds_x));
+}
+
+rc_code rt_cuda__quant_create(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x,
+                              rt_matrix **out, rc_msg *msg)
+{
+    RC_ASSERT(k % format->group == 0);
+    RC_TRY(rt_cuda__matrix_create(d, n, k, kept_as(rounds_x), out, msg));
+    (*out)->quant = format;
+    return RC_OK;
+}
+
+void rt_cuda__quant_fill(rt_matrix *m, uint32_t row, const void *blocks)
+{
+    const rt_quant *q = m->quant;
+    const uint8_t *block = blocks;
+    char *stage = rt_cuda__stage_take(m->device);
+    for (uint32_t k = 0; k < m->k; k += q->group, block += q->block_bytes) {
+        float values[RT_QUANT_GROUP_MAX];
+        rt_quant_group g;
+        rt_quant_unpack(q, block, &g);
+        rt_quant_values(q, &g, values);
+        rt_cuda__convert(values, RC_F32, q->group, m->stored, stage + k * rc_dtype_bytes(m->stored));
+    }
+    size_t used = m->k * rc_dtype_bytes(m->stored), each = row_bytes(m->k, m->stored);
+    memset(stage + used, 0, each - used);
+    rt_cuda__check(m->device, rt_cuda__stage_send(m->device, stage, (char *)m->data + row * each, each),
+                   "upload");
+}
+
+/* A product as cuBLASLt has it. Its structs are the caller's, so nothing is allocated. */
+typedef struct blas_product {
+    cublasLtMatmulDescOpaque_t desc;
+    cublasLtMatrixLayoutOpaque_t w, x, y;
+} blas_product;
+
+static cublasStatus_t describe(const rt_linear *l, size_t x_stride, blas_product *p)
+{
+    const rt_matrix *w = l->weight;
+    cudaDataType type = w->stored == RC_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    cublasOperation_t transposed = CUBLAS_OP_T;
+    cublasLtEpilogue_t epilogue = l->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+    cublasStatus_t s = cublasLtMatmulDescInit(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (!s)
+        s = cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                           sizeof transposed);
+    if (!s)
+        s = cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                           sizeof epilogue);
+    if (!s && l->bias)
+        s = cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &l->bias,
+                                           sizeof l->bias);
+    if (!s) s = cublasLtMatrixLayoutInit(&p->w, type, w->k, w->n, (int64_t)w->stride);
+    if (!s) s = cublasLtMatrixLayoutInit(&p->x, type, w->k, l->rows, (int64_t)x_stride);
+    if (!s) s = cublasLtMatrixLayoutInit(&p->y, CUDA_R_32F, w->n, l->rows, (int64_t)l->y_stride);
+    return s;
+}
+
+static cublasStatus_t find_algo(rt_device *d, blas_product *p, cublasLtMatmulAlgo_t *out)
+{
+    cublasLtMatmulPreference_t preference;
+    cublasLtMatmulHeuristicResult_t best;
+    size_t workspace = RT_CUDA_WORKSPACE;
+    int found = 0;
+    cublasStatus_t s = cublasLtMatmulPreferenceCreate(&preference);
+    if (s) return s;
+    s = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                             sizeof workspace);
+    if (!s)
+        s = cublasLtMatmulAlgoGetHeuristic(d->blas, &p->desc, &p->w, &p->x, &p->y, &p->y, preference, 1,
+                                           &best, &found);
+    cublasLtMatmulPreferenceDestroy(preference);
+    if (!s && !found) s = CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!s) *out = best.algo;
+    return s;
+}
+
+static cublasStatus_t multiply(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
+{
+    const rt_matrix *w = l->weight;
+    rt_cuda_shape *shape = w->shapes[l->bias != NULL];
+    cublasLtMatmulAlgo_t *algo = &shape->algos[l->rows];
+    const float one = 1, zero = 0;
+    blas_product p;
+    cublasStatus_t s = describe(l, x_stride, &p);
+    if (!s && !shape->is_known[l->rows]) {
+        s = find_algo(d, &p, algo);
+        shape->is_known[l->rows] = !s;
+    }
+    if (s) return s;
+    return cublasLtMatmul(d->blas, &p.desc, &one, w->data, &p.w, x, &p.x, &zero, l->y, &p.y, l->y, &p.y, algo,
+                          d->workspace, RT_CUDA_WORKSPACE, d->stream);
+}
+
+/* x as bf16, in the device's scratch: there already where the op before left it. */
+static const void *rounded(rt_device *d, const rt_linear *l, size_t *stride)
+{
+    const rt_matrix *w = l->weight;
+    *stride = rt_cuda_padded(w->k);
+    if (d->rounded != l->x || d->rounded_width != w->k || d->rounded_rows < l->rows) {
+        rt_cuda_rows r = {.x = l->x,
+                          .x_stride = l->x_stride,
+                          .rows = l->rows,
+                          .width = w->k,
+                          .pairs = (uint16_t *)d->scratch,
+                          .pairs_stride = *stride};
+        rt_cuda__check(d, rt_cuda_round(&r, d->stream), "round");
+    }
+    return d->scratch;
+}
+
+static void add_deltas(rt_device *d, const rt_linear *l)
+{
+    const rt_cuda_plans *p = &d->step.plans[0];
+    if (l->adapters != p->adapters) p++;
+    RC_ASSERT(l->adapters == p->adapters);
+    adapter_cuda_run run = {.device_table = d->table,
+                            .layers = d->options.layers,
+                            .linears = d->options.linears,
+                            .layer = l->layer,
+                            .linear = l->linear,
+                            .rank_max = d->options.lora_rank_max,
+                            .out_max = l->weight->n,
+                            .device_x = l->x,
+                            .x_stride = l->x_stride,
+                            .device_y = l->y,
+                            .y_stride = l->y_stride,
+                            .device_s = d->lora};
+    rt_cuda__check(d, adapter_cuda_apply(&run, &p->adapter_parts, d->words + p->adapters_at, d->stream),
+                   "adapters");
+}
+
+void rt_cuda__linear(rt_device *d, const rt_linear *l)
+{
+    if (d->has_failed || !l->rows) return;
+    size_t stride = l->x_stride;
+    const void *x = l->weight->stored == RC_BF16 ? rounded(d, l, &stride) : l->x;
+    d->rounded = NULL;
+    cublasStatus_t s = multiply(d, l, x, stride);
+    if (s) {
+        char line[200];
+        snprintf(line, sizeof line, "cuBLASLt: %s for %u rows of a %u x %u matrix",
+                 cublasLtGetStatusString(s), l->rows, l->weight->n, l->weight->k);
+        rt_cuda__fail(d, line);
+        return;
+    }
+    if (l->adapters && l->adapters->segments_count) add_deltas(d, l);
+}

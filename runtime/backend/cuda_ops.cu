@@ -1,0 +1,162 @@
+/* A row is a thread block, or, where rows are independent elements, a run of 256 of them. */
+#include "proto/cuda_port.cuh"
+#include "runtime/backend/cuda_ops.h"
+
+enum { THREADS = 256, WARPS = THREADS / 32 };
+
+__device__ __forceinline__ uint16_t bf16_of(float x)
+{
+    return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+
+/* Element i of a row: y and its rounded copy. */
+__device__ __forceinline__ void put(const rt_cuda_rows &r, uint32_t row, uint32_t i, float value)
+{
+    r.y[row * r.y_stride + i] = value;
+    if (r.pairs) r.pairs[row * r.pairs_stride + i] = bf16_of(value);
+}
+
+/* Products read whole strides: what is behind the width must be a number. */
+__device__ __forceinline__ void clear_tail(const rt_cuda_rows &r, uint32_t row)
+{
+    uint32_t i = r.width + threadIdx.x;
+    if (r.pairs && i < r.pairs_stride) r.pairs[row * r.pairs_stride + i] = 0;
+}
+
+__device__ __forceinline__ float sum_of_warp(float x)
+{
+    for (int other = 16; other; other /= 2) x += __shfl_xor_sync(0xffffffffu, x, other);
+    return x;
+}
+
+__global__ void __launch_bounds__(THREADS) rms_norm_rows(rt_cuda_rows r, const float *weight, float epsilon)
+{
+    __shared__ float sums[WARPS];
+    uint32_t row = blockIdx.x;
+    const float *x = r.x + row * r.x_stride;
+    float sum = 0;
+    for (uint32_t i = threadIdx.x; i < r.width; i += THREADS) sum += x[i] * x[i];
+    sum = sum_of_warp(sum);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    for (uint32_t w = 0; w < WARPS; w++) sum += sums[w];
+    float factor = 1 / sqrtf(sum / (float)r.width + epsilon);
+    for (uint32_t i = threadIdx.x; i < r.width; i += THREADS) put(r, row, i, x[i] * factor * weight[i]);
+    clear_tail(r, row);
+}
+KREGISTER(rms_norm_rows);
+
+__global__ void __launch_bounds__(THREADS) swiglu_rows(rt_cuda_rows r)
+{
+    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    const float *x = r.x + row * r.x_stride;
+    if (i < r.width) put(r, row, i, x[i] / (1 + expf(-x[i])) * x[r.width + i]);
+    if (blockIdx.x == 0) clear_tail(r, row);
+}
+KREGISTER(swiglu_rows);
+
+__global__ void __launch_bounds__(THREADS) add_scaled_rows(rt_cuda_rows r, float scale)
+{
+    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    if (i < r.width) r.y[row * r.y_stride + i] += scale * r.x[row * r.x_stride + i];
+}
+KREGISTER(add_scaled_rows);
+
+__global__ void __launch_bounds__(THREADS) divide_rows(rt_cuda_rows r, float divisor)
+{
+    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    if (i < r.width) r.y[row * r.y_stride + i] /= divisor;
+}
+KREGISTER(divide_rows);
+
+__global__ void __launch_bounds__(THREADS) round_rows(rt_cuda_rows r)
+{
+    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    if (i < r.width) r.pairs[row * r.pairs_stride + i] = bf16_of(r.x[row * r.x_stride + i]);
+    if (blockIdx.x == 0) clear_tail(r, row);
+}
+KREGISTER(round_rows);
+
+__global__ void __launch_bounds__(THREADS) gather_rows(rt_cuda_rows r, const uint32_t *index)
+{
+    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    if (i < r.width) r.y[row * r.y_stride + i] = r.x[index[row] * r.x_stride + i];
+}
+KREGISTER(gather_rows);
+
+__global__ void __launch_bounds__(THREADS)
+    embed_rows(rt_cuda_rows r, rt_cuda_table t, const int32_t *tokens, uint32_t first, float scale)
+{
+    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x, at = (uint32_t)tokens[row] - first;
+    if (i >= r.width) return;
+    float value = 0;
+    if (at < t.n && t.is_bf16)
+        value = scale * __uint_as_float((uint32_t)((const uint16_t *)t.data)[at * t.stride + i] << 16);
+    else if (at < t.n)
+        value = scale * ((const float *)t.data)[at * t.stride + i];
+    r.y[row * r.y_stride + i] = value;
+}
+KREGISTER(embed_rows);
+
+/* A thread has one pair of one head. */
+__global__ void __launch_bounds__(THREADS) rotate_rows(rt_cuda_rope r)
+{
+    uint32_t row = blockIdx.y, half = r.head_dim / 2, at = blockIdx.x * THREADS + threadIdx.x;
+    uint32_t head = at / half, i = at % half;
+    if (head >= r.heads + r.kv_heads) return;
+    float *x = head < r.heads ? r.q + row * r.stride + head * r.head_dim
+                              : r.k + row * r.stride + (head - r.heads) * r.head_dim;
+    size_t angle = (size_t)r.positions[row] * half + i;
+    float c = r.cos[angle], s = r.sin[angle], low = x[i], high = x[half + i];
+    x[i] = low * c - high * s;
+    x[half + i] = high * c + low * s;
+}
+KREGISTER(rotate_rows);
+
+static dim3 elements(const rt_cuda_rows *r)
+{
+    return dim3((r->width + THREADS - 1) / THREADS, r->rows);
+}
+
+cudaError_t rt_cuda_rms_norm(const rt_cuda_rows *r, const float *weight, float epsilon, cudaStream_t stream)
+{
+    return kl(rms_norm_rows, dim3(r->rows), dim3(THREADS), 0, stream, *r, weight, epsilon);
+}
+
+cudaError_t rt_cuda_swiglu(const rt_cuda_rows *r, cudaStream_t stream)
+{
+    return kl(swiglu_rows, elements(r), dim3(THREADS), 0, stream, *r);
+}
+
+cudaError_t rt_cuda_add_scaled(const rt_cuda_rows *r, float scale, cudaStream_t stream)
+{
+    return kl(add_scaled_rows, elements(r), dim3(THREADS), 0, stream, *r, scale);
+}
+
+cudaError_t rt_cuda_divide(const rt_cuda_rows *r, float divisor, cudaStream_t stream)
+{
+    return kl(divide_rows, elements(r), dim3(THREADS), 0, stream, *r, divisor);
+}
+
+cudaError_t rt_cuda_round(const rt_cuda_rows *r, cudaStream_t stream)
+{
+    return kl(round_rows, elements(r), dim3(THREADS), 0, stream, *r);
+}
+
+cudaError_t rt_cuda_gather(const rt_cuda_rows *r, const uint32_t *index, cudaStream_t stream)
+{
+    return kl(gather_rows, elements(r), dim3(THREADS), 0, stream, *r, index);
+}
+
+cudaError_t rt_cuda_embed(const rt_cuda_rows *r, const rt_cuda_table *table, const int32_t *tokens,
+                          uint32_t first, float scale, cudaStream_t stream)
+{
+    return kl(embed_rows, elements(r), dim3(THREADS), 0, stream, *r, *table, tokens, first, scale);
+}
+
+cudaError_t rt_cuda_rotate(const rt_cuda_rope *r, cudaStream_t stream)
+{
+    uint32_t pairs = (r->heads + r->kv_heads) * (r->head_dim / 2);
+    return kl(rotate_rows, dim3((pairs + THREADS - 1) / THREADS, r->rows), dim3(THREADS), 0, stream, *r);
+}

@@ -1,0 +1,169 @@
+/* A step: one descriptor with all that the host has to say, then the ops, which only launch. */
+#include "runtime/backend/cuda_device.h"
+
+/* tokens, positions, kept rows; and for all rows and for the kept ones: K/V and adapters. */
+size_t rt_cuda__descriptor_words(const rt_device_options *o, const kv_cuda_limits *l)
+{
+    return 3 * (size_t)o->rows_max + 2 * (kv_cuda_plan_words(l) + adapter_cuda_plan_words(o->rows_max));
+}
+
+static uint32_t put(uint32_t *words, uint32_t *at, const void *from, uint32_t count)
+{
+    uint32_t begin = *at;
+    if (count) memcpy(words + begin, from, count * sizeof *words);
+    *at += count;
+    return begin;
+}
+
+static void pack(const rt_device *d, const kv_plan *kv, const adapter_plan *adapters, uint32_t *words,
+                 uint32_t *at, rt_cuda_plans *out)
+{
+    *out = (rt_cuda_plans){.kv = kv, .adapters = adapters, .kv_at = *at};
+    kv_cuda_pack(&d->limits, d->options.kv.block_tokens, kv, words + *at, &out->kv_parts);
+    *at += out->kv_parts.words;
+    out->adapters_at = *at;
+    if (adapters->segments_count) adapter_cuda_pack(adapters, words + *at, &out->adapter_parts);
+    *at += out->adapter_parts.words;
+}
+
+void rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
+{
+    rt_cuda_step *s = &d->step;
+    rt_cuda__enter(d);
+    uint32_t at = 0, turn = d->turn++ % RT_CUDA_DESCRIPTORS;
+    uint32_t *words = d->descriptors[turn];
+    if (d->has_failed) return;
+    rt_cuda__check(d, cudaEventSynchronize(d->sent[turn]), "step"); /* of the step before the last */
+    s->tokens_at = put(words, &at, p->tokens, p->rows);
+    s->positions_at = put(words, &at, p->positions, p->rows);
+    s->kept_at = put(words, &at, p->kept, p->kept_count);
+    s->kept_count = p->kept_count;
+    pack(d, p->kv, p->adapters, words, &at, &s->plans[0]);
+    if (p->kept_kv == p->kv)
+        s->plans[1] = s->plans[0];
+    else
+        pack(d, p->kept_kv, p->kept_adapters, words, &at, &s->plans[1]);
+    d->rounded = NULL;
+    rt_cuda__check(d, cudaMemcpyAsync(d->words, words, at * sizeof *words, cudaMemcpyHostToDevice, d->stream),
+                   "step");
+    rt_cuda__check(d, cudaEventRecord(d->sent[turn], d->stream), "step");
+}
+
+static const rt_cuda_plans *plans_of(const rt_device *d, const kv_plan *kv)
+{
+    const rt_cuda_plans *p = &d->step.plans[kv == d->step.plans[0].kv ? 0 : 1];
+    RC_ASSERT(p->kv == kv);
+    return p;
+}
+
+void rt_cuda__kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows)
+{
+    if (d->has_failed || from_block == to_block || !rows) return;
+    rt_cuda__enter(d);
+    rt_cuda__check(d, kv_cuda_copy_rows(&d->options.kv, d->kv, from_block, to_block, rows, d->stream),
+                   "K/V copy");
+}
+
+void rt_cuda__embed(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens,
+                    uint32_t rows, float scale, float *h, size_t h_stride)
+{
+    (void)tokens; /* the step's, which are on the device */
+    rt_cuda_rows r = {.y = h, .y_stride = h_stride, .rows = rows, .width = table->k};
+    rt_cuda_table t = {table->data, table->stride, table->n, table->stored == RC_BF16};
+    const int32_t *own = (const int32_t *)(d->words + d->step.tokens_at);
+    if (!d->has_failed) rt_cuda__check(d, rt_cuda_embed(&r, &t, own, first, scale, d->stream), "embedding");
+}
+
+/* Rows whose y the next product reads: their bf16 is written with them, whatever the weights are. */
+static rt_cuda_rows read_next(rt_device *d, const float *x, size_t x_stride, float *y, size_t y_stride,
+                              uint32_t rows, uint32_t width)
+{
+    d->rounded = y;
+    d->rounded_rows = rows;
+    d->rounded_width = width;
+    return (rt_cuda_rows){
+        x, x_stride, y, y_stride, rows, width, (uint16_t *)d->scratch, rt_cuda_padded(width)};
+}
+
+void rt_cuda__norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
+                   uint32_t rows, uint32_t width, float *y, size_t y_stride)
+{
+    rt_cuda_rows r = read_next(d, x, x_stride, y, y_stride, rows, width);
+    if (!d->has_failed) rt_cuda__check(d, rt_cuda_rms_norm(&r, weight, epsilon, d->stream), "norm");
+}
+
+void rt_cuda__gated(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
+                    float *y, size_t y_stride)
+{
+    rt_cuda_rows r = read_next(d, gate_up, stride, y, y_stride, rows, width);
+    if (!d->has_failed) rt_cuda__check(d, rt_cuda_swiglu(&r, d->stream), "SwiGLU");
+}
+
+void rt_cuda__rope(rt_device *d, const rt_rope *r)
+{
+    rt_cuda_rope all = {r->q,     r->k,        r->stride,   r->rows,
+                        r->heads, r->kv_heads, r->head_dim, d->words + d->step.positions_at,
+                        r->cos,   r->sin};
+    if (!d->has_failed) rt_cuda__check(d, rt_cuda_rotate(&all, d->stream), "RoPE");
+}
+
+void rt_cuda__kv_write(rt_device *d, const kv_write *w)
+{
+    const rt_cuda_plans *p = plans_of(d, w->plan);
+    if (d->has_failed) return;
+    rt_cuda__check(d, kv_cuda_write(w, &p->kv_parts, d->words + p->kv_at, d->stream), "K/V write");
+}
+
+void rt_cuda__attention(rt_device *d, const kv_attn *a)
+{
+    const rt_cuda_plans *p = plans_of(d, a->plan);
+    d->rounded = NULL;
+    if (d->has_failed) return;
+    rt_cuda__check(d, kv_cuda_attention(a, &p->kv_parts, d->words + p->kv_at, d->attention, d->stream),
+                   "attention");
+}
+
+void rt_cuda__add(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
+                  uint32_t rows, uint32_t width)
+{
+    rt_cuda_rows r = {
+        .x = x, .x_stride = x_stride, .y = h, .y_stride = h_stride, .rows = rows, .width = width};
+    if (!d->has_failed) rt_cuda__check(d, rt_cuda_add_scaled(&r, scale, d->stream), "residual");
+}
+
+/* By way of the scratch, since a row may go where another still has to be read. */
+void rt_cuda__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
+                        uint32_t count)
+{
+    (void)rows; /* the step's, which are on the device */
+    rt_cuda_rows r = {
+        .x = x, .x_stride = stride, .y = d->scratch, .y_stride = width, .rows = count, .width = width};
+    RC_ASSERT(count == d->step.kept_count);
+    d->rounded = NULL;
+    if (d->has_failed || !count) return;
+    rt_cuda__check(d, rt_cuda_gather(&r, d->words + d->step.kept_at, d->stream), "kept rows");
+    size_t bytes = width * sizeof *x;
+    rt_cuda__check(d,
+                   cudaMemcpy2DAsync(x, stride * sizeof *x, d->scratch, bytes, bytes, count,
+                                     cudaMemcpyDeviceToDevice, d->stream),
+                   "kept rows");
+}
+
+void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor)
+{
+    rt_cuda_rows r = {.y = x, .y_stride = stride, .rows = rows, .width = width};
+    if (!d->has_failed) rt_cuda__check(d, rt_cuda_divide(&r, divisor, d->stream), "division");
+}
+
+const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows)
+{
+    size_t bytes = rows * stride * sizeof *buffer;
+    RC_ASSERT(rows * stride <= d->options.host_floats);
+    rt_cuda__enter(d);
+    if (!d->has_failed && bytes)
+        rt_cuda__check(d, cudaMemcpyAsync(d->host, buffer, bytes, cudaMemcpyDeviceToHost, d->stream),
+                       "logits");
+    rt_cuda__wait(d);
+    if (d->has_failed) memset(d->host, 0, bytes);
+    return d->host;
+}

@@ -1,0 +1,159 @@
+"""The CUDA plugin as nvcc built it: on a GPU where MICA_GPU is set, else on the emulated CUDA (tests/emulated)."""
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+import unittest
+
+import mica
+import test_golden
+
+GPU = bool(os.environ.get("MICA_GPU"))
+PLUGIN = mica.build_dir() / "libmica_cuda.so"
+WITHOUT = "the plugin is not built" if not PLUGIN.exists() else ""
+CUDA = ["--device", "cuda"]
+TOLERANCE = 1e-4
+
+
+def on_cuda(**settings):
+    """A start of mica.run_lines: EMU_... are told to the emulator."""
+    def start(command):
+        prefix = [] if GPU else [str(mica.ROOT / "tests/emulated")]
+        env = {**os.environ, "EMU_DEVICES": "4", **{k: str(v) for k, v in settings.items()}}
+        done = subprocess.run([*prefix, *command], capture_output=True, timeout=mica.TIMEOUT_S,
+                              stdin=subprocess.DEVNULL, env=env)
+        return done.returncode, done.stderr.decode("utf-8", "replace")
+    return start
+
+
+def request(rng, model, **more):
+    return {"model": model, "prompt": mica.random_ids(rng, rng.randrange(20, 70)), "max_tokens": 12, "temperature": 0,
+            "ignore_eos": True, "logprobs": 3, "return_token_ids": True, **more}
+
+
+@unittest.skipIf(WITHOUT, WITHOUT)
+class Golden(test_golden.Golden):
+    """The reference's log probabilities and tokens, as the CPU gives them."""
+
+    def float32(self, name, flags=()):
+        super().float32(name, [*CUDA, *flags], on_cuda())
+
+    def bfloat16(self, name):
+        super().bfloat16(name, CUDA, on_cuda())
+
+    def test_ranks(self):
+        for name, ranks in (("granite", 2), ("granite", 4), ("hybrid", 2), ("llama-bias", 3)):
+            with self.subTest(model=name, ranks=ranks):
+                self.float32(name, ["-tp", ranks])
+
+
+@unittest.skipIf(WITHOUT, WITHOUT)
+class LikeTheCpu(unittest.TestCase):
+    def compare(self, bodies, flags, cuda_flags=()):
+        folder = mica.GOLDEN / "granite"
+        adapters = mica.adapters_of(folder)
+        flags = ["--dtype", "float32", *flags]
+        want = mica.run(bodies, folder, ["--device", "cpu", *flags], adapters)
+        got = mica.run(bodies, folder, [*CUDA, *flags, *cuda_flags], adapters, on_cuda())
+        for w, g in zip(want, got):
+            self.assertEqual(g["choices"][0]["token_ids"], w["choices"][0]["token_ids"])
+            for a, b in zip(mica.token_logprobs(g), mica.token_logprobs(w)):
+                self.assertLessEqual(abs(a - b), TOLERANCE)
+        return got
+
+    def bodies(self, seed, count):
+        rng = mica.seeded("cuda", seed)
+        models = [mica.BASE, *mica.adapters_of(mica.GOLDEN / "granite")]
+        return [request(rng, rng.choice(models)) for _ in range(count)]
+
+    def test_preempted_and_more_adapters_than_slots(self):
+        self.compare(self.bodies("preempted", 12), ["--num-gpu-blocks-override", 24, "--block-size", 8,
+                                                    "--max-loras", 2, "--max-num-batched-tokens", 32])
+
+    def test_sampled(self):
+        bodies = [{**b, "temperature": 0.8, "top_p": 0.9, "seed": i} for i, b in enumerate(self.bodies("sampled", 6))]
+        self.compare(bodies, [])
+
+    def test_quantised(self):
+        self.compare(self.bodies("quantised", 4), ["--quantization", "q8_0"])
+
+    def test_a_prefix_is_read_by_all(self):
+        rng = mica.seeded("prefix")
+        prefix = mica.random_ids(rng, 400)
+        bodies = [{**b, "prompt": prefix + b["prompt"]} for b in self.bodies("prefix", 6)]
+        got = self.compare([{**bodies[0], "model": mica.BASE}, *bodies], ["--max-num-seqs", 6])
+        self.assertTrue(any(mica.cached_tokens(g) >= 400 for g in got))
+
+    def test_the_same_bits_whatever_ran_beside(self):
+        bodies = self.bodies("bits", 6)
+        folder = mica.GOLDEN / "granite"
+        runs = [mica.run(bodies, folder, [*CUDA, "--dtype", "float32", *flags], mica.adapters_of(folder), on_cuda())
+                for flags in (["--max-num-seqs", 1, "--no-enable-prefix-caching"], ["--max-num-batched-tokens", 24])]
+        if GPU:
+            self.skipTest("cuBLASLt chooses its kernels by the number of rows")
+        for one, other in zip(*runs):
+            self.assertEqual(mica.token_logprobs(one), mica.token_logprobs(other))
+
+
+@unittest.skipIf(WITHOUT, WITHOUT)
+class Refusals(unittest.TestCase):
+    def refused(self, expected, flags=CUDA, **settings):
+        run = mica.run_lines([], mica.GOLDEN / "granite", flags, start=on_cuda(**settings))
+        self.assertEqual(run.status, 1, run)
+        self.assertFalse(run.wrote, "a run that cannot start writes nothing")
+        self.assertEqual(run.stderr.strip().count("\n"), 0, run)
+        self.assertIn(expected, run.stderr)
+
+    def test_words_and_numbers(self):
+        self.refused("'gpu'", ["--device", "gpu"])
+        self.refused("--gpu-memory-utilization", [*CUDA, "--gpu-memory-utilization", "1.5"])
+
+    @unittest.skipIf(GPU, "the emulator's")
+    def test_what_cannot_be_used(self):
+        self.refused("there is no NVIDIA driver", EMU_DRIVER=0)
+        self.refused("is for CUDA 12.4, this build needs 13.0 or later", EMU_DRIVER=12040)
+        self.refused("there is no CUDA device", EMU_DEVICES=0)
+        self.refused("CUDA device 2 is wanted, and there are 2", [*CUDA, "-tp", 4], EMU_DEVICES=2)
+        self.refused("which leaves nothing for K/V", EMU_MEMORY=16 << 20)
+
+    @unittest.skipIf(GPU, "the emulator's")
+    def test_no_memory_at_any_allocation(self):
+        flags = [*CUDA, "--num-gpu-blocks-override", 32]
+        for n in (1, 2, 5, 9, 14, 17, 20, 24):
+            with self.subTest(allocation=n):
+                self.refused("CUDA device 0", flags, EMU_FAIL_ALLOC=n)
+
+    def test_a_plugin_that_is_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "libmica_cuda.so"
+            path.write_bytes(b"no library")
+            self.refused(f"{path} can't be loaded", [*CUDA, "--plugin-dir", folder])
+
+    def test_auto_says_which_and_why(self):
+        run = mica.run_lines([], mica.GOLDEN / "granite", ["--num-gpu-blocks-override", 32])
+        self.assertEqual(run.status, 0, run)
+        self.assertRegex(run.stderr, "device: (cuda|cpu, since there is no NVIDIA driver)")
+
+
+@unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
+class Failures(unittest.TestCase):
+    def fails(self, flags, expected, **settings):
+        lines = [mica.line_of("a", request(mica.seeded("failure"), mica.BASE))]
+        begun = time.monotonic()
+        run = mica.run_lines(lines, mica.GOLDEN / "granite", [*CUDA, *flags], start=on_cuda(**settings))
+        self.assertLess(time.monotonic() - begun, 30)
+        self.assertEqual(run.status, 1, run)
+        self.assertIn(expected, run.stderr)
+        self.assertFalse([x for x in run.lines if x["response"]["status_code"] == 200])
+
+    def test_a_launch(self):
+        for n in (3, 40):
+            self.fails([], "CUDA device 0: ", EMU_FAIL_LAUNCH=n)
+
+    def test_a_rank(self):
+        self.fails(["-tp", 2], "CUDA device ", EMU_FAIL_LAUNCH=61)
+
+
+if __name__ == "__main__":
+    unittest.main()
