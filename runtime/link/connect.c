@@ -166,7 +166,12 @@ static rc_code reach_first(rt_mesh *m, const rt_launch *l, uint16_t port, rc_msg
     if (!l->address[0]) RC_TRY(rt_mpi_agree(&where, sizeof where, msg));
     for (uint32_t channel = DATA; channel <= CONTROL; channel++) {
         int fd;
-        while ((fd = reach(l, &where)) < 0 && ms_until(until)) pause_a_little();
+        while ((fd = reach(l, &where)) < 0 && ms_until(until)) {
+            pause_a_little();
+            if (channel == CONTROL && rt_socket_is_over(m->peers[0].data)) break; /* it has turned us away */
+        }
+        if (fd < 0 && ms_until(until))
+            return rc_fail(RC_UNAVAILABLE, msg, "process 0 hung up on process %u", m->process);
         if (fd < 0)
             return rc_fail(RC_UNAVAILABLE, msg,
                            "process %u did not reach process 0 at %s port %u within %d s", m->process,

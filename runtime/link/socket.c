@@ -216,3 +216,10 @@ void rt_endpoint_text(const rt_endpoint *e, char out[RT_ENDPOINT_TEXT])
                                   : inet_ntop(AF_INET6, e->bytes, out, RT_ENDPOINT_TEXT);
     if (!text) snprintf(out, RT_ENDPOINT_TEXT, "?");
 }
+
+bool rt_socket_is_over(int fd)
+{
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+}

@@ -29,6 +29,7 @@ void rt_socket_limit(int fd, int ms); /* of a blocking send or recv */
 
 bool rt_socket_send(int fd, const void *bytes, size_t count);
 bool rt_socket_receive(int fd, void *bytes, size_t count, int ms); /* exactly */
+bool rt_socket_is_over(int fd); /* the other end has hung up, and all that it sent was read */
 
 void rt_socket_peer(int fd, rt_endpoint *out); /* its port is the connection's */
 /* This machine's addresses, loopback last. Gives the count. */
