@@ -52,6 +52,7 @@ typedef struct kv_options {
     uint32_t seq_tokens_max;  /* positions that one sequence may hold */
     uint32_t salts_max;       /* distinct salts known at once; 0: seqs_max + 1024 */
     bool enable_prefix_cache; /* false: nothing is ever found; blocks go from live to free */
+    uint64_t adapter_domain;  /* whose content ids these are: in adapted blocks' hashes */
 } kv_options;
 
 /* What K/V depends on besides tokens. */
@@ -68,6 +69,32 @@ typedef struct kv_hit {
     uint32_t copy_rows;  /* 0: nothing to copy */
 } kv_hit;
 
+typedef enum kv_change_kind {
+    KV_STORED = 1, /* a full block can be found from now on; so can its parent */
+    KV_REMOVED,    /* it cannot any more; its children went before */
+    KV_CLEARED,    /* no full block can be found */
+} kv_change_kind;
+
+/* What has become of a full block. Half-filled ones, though they are shared, are not told of.
+ * A block's hash is 64 bits of all that its K/V depends on: XXH3 of the salt's bytes; then, block by block,
+ * mixed with XXH3 of the tokens (little-endian int32), which where rows are adapted is seeded with
+ * XXH3 of (adapter, first_adapted, adapter_domain). So it is the same whenever the content is, in other
+ * managers of its block size too. It is no proof: who chooses tokens can find two contents of one hash. */
+typedef struct kv_change {
+    kv_change_kind kind;
+    uint64_t hash;
+    /* with KV_STORED; pointers hold during the call */
+    bool has_parent;        /* false: the first block of its sequences */
+    uint64_t parent;        /* the hash of the block before */
+    const int32_t *tokens;  /* [block_tokens] */
+    uint64_t adapter;       /* content id of the rows from first_adapted on; 0: all rows are base's */
+    uint32_t first_adapted; /* row in the block; block_tokens: none */
+    const void *salt;       /* without a parent: [salt_bytes] of kv_salt_intern() */
+    uint32_t salt_bytes;
+} kv_change;
+
+typedef void (*kv_watcher)(void *ctx, const kv_change *change);
+
 typedef struct kv_stats {
     uint32_t blocks_free, blocks_cached, blocks_live;
     uint32_t seqs_open;
@@ -79,6 +106,10 @@ typedef struct kv_stats {
 size_t kv_bytes(const kv_options *options);
 RC_MUST_CHECK rc_code kv_create(const kv_options *options, kv **out, rc_msg *msg);
 void kv_destroy(kv *m); /* NULL is allowed */
+
+/* From now on each change is told within the call that brings it about; the watcher must not call the
+ * manager. Told at once: KV_CLEARED. NULL ends it. Needs  no full block can be found, as when new. */
+void kv_watch(kv *m, kv_watcher watcher, void *ctx);
 
 /* Id of a cache group's salt; equal bytes give equal ids while anything uses them. The caller holds
  * one reference until kv_salt_release(); open sequences and blocks hold their own. 0 bytes give id 0.

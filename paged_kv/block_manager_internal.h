@@ -81,6 +81,8 @@ struct kv {
     kv_node *nodes;        /* [blocks_max + salts_max] */
     int32_t *tokens;       /* [blocks_max][block_tokens] */
     kv_id_table index;     /* chain hash -> full block */
+    kv_watcher watcher;    /* NULL: nobody is told */
+    void *watcher_ctx;
 
     uint32_t counts[KV_STATES];
     uint32_t free_first;

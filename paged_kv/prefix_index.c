@@ -3,6 +3,7 @@
 
 #include "paged_kv/prefix_index.h"
 #include "paged_kv/siblings.h"
+#include "paged_kv/watch.h"
 
 /* Blocks whose hashes are computed, then probed, then compared together: enough for the misses of
  * one pass to overlap (11.4 us for 8k tokens; 13.0 with 16, 12.1 with 64; bench_block_manager on a Xeon
@@ -14,7 +15,7 @@ static uint64_t content_hash(const kv *m, kv_rows rows)
 {
     uint64_t seed = 0;
     if (rows.first_adapted < m->options.block_tokens) {
-        uint64_t adapted[2] = {rows.adapter, rows.first_adapted};
+        uint64_t adapted[3] = {rows.adapter, rows.first_adapted, m->options.adapter_domain};
         seed = XXH3_64bits(adapted, sizeof adapted);
     }
     return XXH3_64bits_withSeed(rows.tokens, sizeof(int32_t) << m->shift, seed);
@@ -28,7 +29,7 @@ static inline uint64_t chain_hash(uint64_t parent, uint64_t content)
 
 static inline uint32_t slot_hash(uint64_t chain) { return (uint32_t)chain; }
 
-uint64_t kv__root_chain(uint32_t salt) { return XXH3_64bits(&salt, sizeof salt); }
+uint64_t kv__root_chain(const void *salt, size_t bytes) { return XXH3_64bits(salt, bytes); }
 
 static bool is_same(const kv *m, uint32_t block, uint32_t parent, kv_rows rows)
 {
@@ -121,7 +122,9 @@ uint32_t kv__index_insert(kv *m, uint32_t block)
         }
     }
     kv__tree_insert(m, block);
-    if (n->rows == m->options.block_tokens) kv__id_insert(&m->index, slot_hash(n->chain), block);
+    if (n->rows < m->options.block_tokens) return covered;
+    kv__id_insert(&m->index, slot_hash(n->chain), block);
+    if (m->watcher) kv__tell_stored(m, block);
     return covered;
 }
 
@@ -131,7 +134,9 @@ void kv__index_remove(kv *m, uint32_t block)
     RC_ASSERT(n->children == KV_NONE);
     RC_ASSERT(n->tails == KV_NONE);
     kv__tree_remove(m, block);
-    if (n->rows == m->options.block_tokens) kv__id_remove(&m->index, slot_hash(n->chain), block);
+    if (n->rows < m->options.block_tokens) return;
+    kv__id_remove(&m->index, slot_hash(n->chain), block);
+    if (m->watcher) kv__tell_removed(m, block);
 }
 
 void kv__index_check(const kv *m, uint32_t block)

@@ -33,7 +33,7 @@ uint32_t kv__index_insert(kv *m, uint32_t block);
 void kv__index_remove(kv *m, uint32_t block);
 
 /* Hash that the chain below a salt's root starts from. */
-uint64_t kv__root_chain(uint32_t salt);
+uint64_t kv__root_chain(const void *salt, size_t bytes);
 
 void kv__index_check(const kv *m, uint32_t block); /* aborts if a full block's entry is wrong */
 

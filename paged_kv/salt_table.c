@@ -18,7 +18,7 @@ void kv__salts_init(kv *m)
     for (uint32_t i = m->options.salts_max; i-- > 0;) {
         m->salts[i] = (kv_salt){.older = KV_NONE, .newer = KV_NONE};
         kv_node *root = &m->nodes[kv__root(m, i)];
-        *root = (kv_node){.chain = kv__root_chain(i), .parent = KV_NONE};
+        *root = (kv_node){.chain = kv__root_chain("", 0), .parent = KV_NONE};
         root->children = root->tails = KV_NONE;
         if (i == 0) continue;
         m->salts[i].newer = m->free_salt;
@@ -133,6 +133,7 @@ rc_code kv_salt_intern(kv *m, const void *bytes, size_t count, uint32_t *salt, r
         *s = (kv_salt){.refs = 1, .callers = 1, .bytes_count = (uint32_t)count, .hash = hash,
                        .older = KV_NONE, .newer = KV_NONE};
         memcpy(s->bytes, bytes, count);
+        m->nodes[kv__root(m, found)].chain = kv__root_chain(bytes, count);
         kv__id_insert(&m->salt_index, hash, found);
     } else {
         kv__salt_ref(m, found);

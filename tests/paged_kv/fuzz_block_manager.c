@@ -2,11 +2,13 @@
  *
  * After every operation: kv_check(); every row of every open sequence holds what its tokens and identity say;
  * every hit is the longest prefix that can be found at all, no shorter and no longer; nothing that could be
- * found is lost unless a block had to be evicted; a refusal is for lack of room and changes nothing.
+ * found is lost unless a block had to be evicted; a refusal is for lack of room and changes nothing; who
+ * follows the changes (kv_mirror.h; in seven seeds of eight) knows all full blocks that can be found.
  *
  *     fuzz_block_manager [--seed N] [--seeds N] [--ops N] [--long]
  */
 #include "paged_kv/block_manager_internal.h"
+#include "tests/paged_kv/kv_mirror.h"
 #include "tests/paged_kv/kv_model.h"
 #include "tests/support/prng.h"
 
@@ -32,6 +34,7 @@ typedef struct world {
     kv_options options;
     kv *m;
     kv_model *model;
+    kv_mirror *mirror; /* NULL: nobody watches */
     open_seq seqs[SEQS_MAX];
     history histories[HISTORIES];
     uint32_t salt_ids[KV_MODEL_SALTS]; /* KV_NONE: not held */
@@ -368,6 +371,7 @@ static void check_all(world *w)
 {
     kv_check(w->m);
     check_rows(w);
+    if (w->mirror) kv_mirror_check(w->mirror, w->m);
     kv_stats now = kv_get_stats(w->m);
     uint64_t evicted = now.evictions - w->before.evictions;
     kv_model_look(w->model, w->m);
@@ -399,6 +403,8 @@ static void create_world(world *w, uint64_t seed)
     rc_msg msg;
     RC_ASSERT(kv_create(o, &w->m, &msg) == RC_OK);
     w->model = kv_model_create(o);
+    if (seed % 8) w->mirror = kv_mirror_create(o);
+    if (w->mirror) kv_watch(w->m, kv_mirror_change, w->mirror);
     for (uint32_t i = 0; i < KV_MODEL_SALTS; i++) w->salt_ids[i] = KV_NONE;
     for (uint32_t i = 0; i < HISTORIES; i++) w->histories[i].identity.adapted_from = KV_NEVER;
 }
@@ -409,8 +415,10 @@ static void destroy_world(world *w)
         if (w->seqs[i].is_open) close_seq(w, &w->seqs[i]);
     kv_check(w->m);
     RC_ASSERT(kv_get_stats(w->m).blocks_live == 0);
+    if (w->mirror) kv_mirror_check(w->mirror, w->m);
     kv_destroy(w->m);
     kv_model_destroy(w->model);
+    if (w->mirror) kv_mirror_destroy(w->mirror);
 }
 
 static void run(uint64_t seed, uint32_t ops)

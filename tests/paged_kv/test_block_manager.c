@@ -466,14 +466,14 @@ static void options_out_of_range_are_refused_by_name(void **state)
         kv_options o;
         const char *text;
     } cases[] = {
-        {{8, 12, 2, 64, 0, true}, "block size 12 is not a power of two from 8 to 256"},
-        {{8, 4, 2, 64, 0, true}, "block size 4 is not a power of two from 8 to 256"},
-        {{8, 512, 2, 64, 0, true}, "block size 512 is not a power of two from 8 to 256"},
-        {{0, 8, 2, 64, 0, true}, "0 blocks of K/V; from 1 to 1073741824 are possible"},
-        {{8, 8, 0, 64, 0, true}, "0 sequences at once; from 1 to 1048576 are possible"},
-        {{8, 8, 2, 0, 0, true}, "0 positions a sequence; from 1 to 1073741824 are possible"},
-        {{8, 8, 1 << 20, 1 << 30, 0, true}, "1048576 sequences of 1073741824 positions each are too many"},
-        {{8, 8, 2, 64, UINT32_MAX, true}, "4294967295 cache salts; at most 1048576 are possible"},
+        {{8, 12, 2, 64, 0, true, 0}, "block size 12 is not a power of two from 8 to 256"},
+        {{8, 4, 2, 64, 0, true, 0}, "block size 4 is not a power of two from 8 to 256"},
+        {{8, 512, 2, 64, 0, true, 0}, "block size 512 is not a power of two from 8 to 256"},
+        {{0, 8, 2, 64, 0, true, 0}, "0 blocks of K/V; from 1 to 1073741824 are possible"},
+        {{8, 8, 0, 64, 0, true, 0}, "0 sequences at once; from 1 to 1048576 are possible"},
+        {{8, 8, 2, 0, 0, true, 0}, "0 positions a sequence; from 1 to 1073741824 are possible"},
+        {{8, 8, 1 << 20, 1 << 30, 0, true, 0}, "1048576 sequences of 1073741824 positions each are too many"},
+        {{8, 8, 2, 64, UINT32_MAX, true, 0}, "4294967295 cache salts; at most 1048576 are possible"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         rc_msg msg;
