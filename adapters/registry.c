@@ -181,6 +181,13 @@ rc_code adapter_registry_remove(adapter_registry *r, const char *name, rc_msg *m
     return RC_OK;
 }
 
+const adapter_content *adapter_registry_with_id(const adapter_registry *r, uint64_t id)
+{
+    for (uint32_t i = 0; i < r->contents_count; i++)
+        if (r->contents[i]->id == id) return r->contents[i];
+    return NULL;
+}
+
 void adapter_hold(adapter_registry *r, adapter_content *c)
 {
     (void)r;

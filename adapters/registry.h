@@ -57,6 +57,9 @@ RC_MUST_CHECK rc_code adapter_registry_add(adapter_registry *r, const char *name
 RC_MUST_CHECK rc_code adapter_registry_remove(adapter_registry *r, const char *name, rc_msg *msg);
 adapter_content *adapter_registry_find(const adapter_registry *r, const char *name); /* NULL: none */
 
+/* Known, or held still. NULL: none. */
+const adapter_content *adapter_registry_with_id(const adapter_registry *r, uint64_t id);
+
 void adapter_hold(adapter_registry *r, adapter_content *c);
 void adapter_release(adapter_registry *r, adapter_content *c);
 

@@ -83,6 +83,7 @@ typedef struct mica_options {
     const char *device;             /* "auto": CUDA where it can be used; "cpu", "cuda" */
     const char *plugin_dir;         /* where libmica_cuda.so is, if not beside libmica.so */
     double gpu_memory_utilization;  /* what everything may take of a device's memory; 0.9 */
+    uint32_t kv_changes_max;        /* of the cache that may wait for mica_kv_poll(); 0: none are told */
 } mica_options;
 #define MICA_OPTIONS_INIT { .size = sizeof(mica_options) }
 
@@ -219,6 +220,32 @@ typedef struct mica_adapter {
     bool is_awaited;             /* requests for it wait to be admitted */
 } mica_adapter;
 
+typedef enum mica_kv_kind {
+    MICA_KV_STORED = 1,  /* a full block of the cache can be found from now on; so can its parent */
+    MICA_KV_REMOVED = 2, /* it cannot any more; its children went before */
+    MICA_KV_CLEARED = 3  /* nothing can be found: told first of all */
+} mica_kv_kind;
+
+/* What has become of a full block of the cache: for a router that sends prompts where their prefix is. Tokens
+ * are those of requests, so this is for whoever may read all of them. Half-filled blocks are not told of.
+ * Pointers hold until the next mica_kv_poll(). */
+typedef struct mica_kv_change {
+    mica_kv_kind kind;
+    uint64_t batch;         /* of a step, from 0 on; a number that is missing was dropped */
+    bool ends_batch;        /* no more of this number */
+    int64_t time_ns;        /* since 1970: of the batch */
+    uint64_t hash;          /* of all that the block's K/V depends on (paged_kv/block_manager.h) */
+    /* with MICA_KV_STORED */
+    bool has_parent;        /* false: the first block of a prompt */
+    uint64_t parent;
+    const int32_t *tokens;  /* [tokens_count], the block size */
+    uint32_t tokens_count;
+    const char *adapter;    /* of rows from first_adapted on; NULL: all are base's, whoever computed them */
+    int64_t adapter_id;     /* as in mica_adapter; 0: base */
+    uint32_t first_adapted;
+    const char *cache_salt; /* of a first block; NULL: none */
+} mica_kv_change;
+
 /* For a model whose ranks are spread over processes: called first, in each. In all but the one of rank 0 it
  * opens the process's part, serves until the engine ends, and sets *follows: nothing is left to do then. In
  * the one of rank 0, or where there is but one, it does nothing. The environment is read if
@@ -246,6 +273,12 @@ MICA_API void mica_cancel(mica *m, uint64_t id); /* unknown or ended: nothing; e
 MICA_API bool mica_poll(mica *m, int timeout_ms, mica_event *event);
 /* Readable while news waits; for poll(2). */
 MICA_API int mica_fd(const mica *m);
+
+/* The next change of the cache of a step that has ended, without waiting; false: none. Where kv_changes_max
+ * have not been taken, changes of whole steps are dropped and no step waits. One thread at a time, any. */
+MICA_API bool mica_kv_poll(mica *m, mica_kv_change *change);
+/* Readable while changes wait; for poll(2). -1 without kv_changes_max. */
+MICA_API int mica_kv_fd(const mica *m);
 
 /* Text of one token by itself, lossily decoded, for logprobs. Written to out; gives the bytes needed. */
 MICA_API size_t mica_token_text(const mica *m, int32_t id, char *out, size_t out_max);

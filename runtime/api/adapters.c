@@ -67,8 +67,8 @@ static rc_code add(mica *m, const char *name, const char *path, adapter_weights 
         mica__name *n = &m->names[m->names_count++];
         snprintf(n->name, sizeof n->name, "%s", name);
         n->path = own_path;
-        n->id = ++m->names_ever;
         n->content = op.content;
+        n->id = (int64_t)adapter_content_id(op.content);
         m->bytes_adapters += bytes;
     } else {
         free(own_path);

@@ -96,6 +96,7 @@ void *mica__run(void *arg)
         serve_adapters(m);
         ran = rt_engine_step(m->engine);
         serve_adapters(m);
+        if (m->kv_queue) mica__kv_queue_end(m->kv_queue);
         rt_choice *news = rt_engine_take_news(m->engine);
         pthread_mutex_lock(&m->lock);
         update_stats(m);

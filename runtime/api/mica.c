@@ -64,7 +64,9 @@ static void set_limits(mica *m)
 static rc_code start(mica *m, rc_msg *err)
 {
     m->plan.engine.exec = m->exec;
+    RC_TRY(mica__kv_watch(m, err));
     RC_TRY(rt_engine_create(&m->plan.engine, &m->engine, err));
+    if (m->kv_queue) mica__kv_queue_end(m->kv_queue);
     RC_TRY(rt_loader_create(&m->exec, m->plan.engine.slots_max, mica__wake, m, &m->loader, err));
     m->names = calloc(MICA__ADAPTERS_MAX, sizeof *m->names);
     m->event_text = malloc(MICA__EVENT_TEXT_BYTES);
@@ -137,6 +139,7 @@ static void close_all(mica *m, const char *line)
     }
     rt_loader_destroy(m->loader);
     rt_engine_destroy(m->engine);
+    mica__kv_queue_destroy(m->kv_queue);
     for (uint32_t i = 0; i < MICA__ID_BUCKETS; i++)
         for (rt_request *r = m->by_id[i], *next; r; r = next) {
             next = r->next_by_id;

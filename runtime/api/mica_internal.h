@@ -15,12 +15,14 @@
 #include <pthread.h>
 
 #include "runtime/engine/engine.h"
+#include "runtime/api/kv_queue.h"
 #include "runtime/api/device.h"
 #include "runtime/api/processes.h"
 #include "runtime/api/ranks.h"
 #include "runtime/engine/exec_lead.h"
 #include "runtime/engine/loader.h"
 
+enum { MICA__KV_NAMES = 64 };
 enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTES = 1 << 16 };
 
 /* What options and model come to: every size of the engine. */
@@ -31,6 +33,7 @@ typedef struct mica__plan {
     mica__rank_plan *ranks; /* [ranks_count] of this process, of tensor_parallel_size */
     uint32_t ranks_count, lora_rank_max, kv_element_bytes;
     uint32_t block_size, max_model_len;
+    uint64_t kv_queue_bytes;
 } mica__plan;
 
 /* An operation that the engine's thread carries out while its caller waits. */
@@ -52,6 +55,12 @@ typedef struct mica__name {
     adapter_content *content;
 } mica__name;
 
+/* Name of a content whose block was told lately. */
+typedef struct mica__kv_name {
+    uint64_t content;
+    char name[ADAPTER_NAME_BYTES_MAX + 1];
+} mica__kv_name;
+
 struct mica {
     /* fixed once open */
     mica_options o;              /* with defaults filled in; strings below */
@@ -70,6 +79,8 @@ struct mica {
     /* the engine's thread */
     rt_engine *engine;
     rt_loader *loader;
+    mica__kv_queue *kv_queue;    /* NULL: the cache's changes are not told; it writes, mica_kv_poll() reads */
+    mica__kv_name kv_names[MICA__KV_NAMES];
     pthread_t thread;
     bool thread_runs;
     /* under the lock */
@@ -85,7 +96,6 @@ struct mica {
     uint64_t next_id;
     mica__name *names;
     uint32_t names_count;
-    int64_t names_ever;          /* loaded since the beginning */
     uint64_t bytes_adapters;
     mica_stats stats;
     int news_fd;
@@ -109,6 +119,9 @@ rt_wire_limits mica__plan_wire(const mica__plan *plan);
 void mica__plan_free(mica__plan *plan); /* zeroed is allowed */
 uint64_t mica__plan_bytes(const mica__plan *plan); /* without adapters and the program */
 void mica__plan_print(const mica *m, uint64_t program_bytes);
+
+/* runtime/api/kv_changes.c */
+RC_MUST_CHECK rc_code mica__kv_watch(mica *m, rc_msg *err); /* before the engine is made */
 
 /* runtime/api/engine_thread.c */
 void *mica__run(void *arg);

@@ -366,7 +366,7 @@ void mica__plan_free(mica__plan *p)
 
 uint64_t mica__plan_bytes(const mica__plan *p)
 {
-    uint64_t bytes = rt_engine_bytes(&p->engine);
+    uint64_t bytes = rt_engine_bytes(&p->engine) + p->kv_queue_bytes;
     for (uint32_t i = 0; i < p->ranks_count; i++) bytes += rank_bytes(&p->ranks[i]);
     return bytes;
 }
@@ -424,7 +424,7 @@ void mica__plan_print(const mica *m, uint64_t program_bytes)
     print_row(m, "activations", others, detail);
     print_ranks(m);
     snprintf(detail, sizeof detail, "cache, scheduler and batch of %u sequences", p->engine.running_max);
-    print_row(m, "bookkeeping", rt_engine_bytes(&p->engine), detail);
+    print_row(m, "bookkeeping", rt_engine_bytes(&p->engine) + p->kv_queue_bytes, detail);
     print_row(m, "program", program_bytes, "code, tokenizer, libraries");
     print_row(m, "in all", m->planned_bytes, m->device_text);
 }

@@ -43,7 +43,8 @@ static kv_options cache_options(const rt_engine_options *o)
                         .block_tokens = o->block_tokens,
                         .seqs_max = o->running_max,
                         .seq_tokens_max = o->max_model_len,
-                        .enable_prefix_cache = o->enable_prefix_cache};
+                        .enable_prefix_cache = o->enable_prefix_cache,
+                        .adapter_domain = o->adapter_domain};
 }
 
 static rt_sched_options sched_options(const rt_engine_options *o)
@@ -88,6 +89,7 @@ rc_code rt_engine_create(const rt_engine_options *o, rt_engine **out, rc_msg *ms
     if (!e) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an engine");
     e->o = *o;
     code = kv_create(&cache, &e->cache, msg);
+    if (code == RC_OK && o->watcher) kv_watch(e->cache, o->watcher, o->watcher_ctx);
     if (code == RC_OK) code = adapter_registry_create(&adapters, &e->adapters, msg);
     sched.cache = e->cache;
     sched.adapters = e->adapters;

@@ -29,6 +29,9 @@ typedef struct rt_engine_options {
     uint32_t slots_max, contents_max;
     const int32_t *eos;
     uint32_t eos_count;
+    kv_watcher watcher;          /* of the cache, or NULL; called within submit, cancel and step */
+    void *watcher_ctx;
+    uint64_t adapter_domain;     /* of the cache's hashes */
 } rt_engine_options;
 
 size_t rt_engine_bytes(const rt_engine_options *o);

@@ -301,6 +301,18 @@ rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_sp
     return rc_fail(RC_UNIMPLEMENTED, err, "the script tokenizes in mica_submit() only");
 }
 
+bool mica_kv_poll(mica *m, mica_kv_change *change)
+{
+    (void)m, (void)change;
+    return false;
+}
+
+int mica_kv_fd(const mica *m)
+{
+    (void)m;
+    return -1;
+}
+
 int mica_fd(const mica *m)
 {
     return m->fd;
