@@ -1,0 +1,160 @@
+"""Three servers behind the distribution's HAProxy: the recipe of runtime/server/deploy, but for its ports."""
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+import urllib.request
+
+import mica
+import serve
+from serve import control, grpc, inference
+
+GRANITE = mica.GOLDEN / "granite"
+RECIPE = mica.ROOT / "runtime/server/deploy/haproxy.cfg"
+SESSIONS = 30
+NAMES = ("mica1", "mica2", "mica3")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def port_of(address):
+    return int(address.rsplit(":", 1)[1])
+
+
+def request(tokens=2):
+    r = inference.GenerateRequest()
+    r.token_ids.ids.extend(range(10, 40))
+    r.stopping.max_new_tokens = tokens
+    r.stopping.ignore_eos = True
+    r.response.output_token_ids = True
+    return r
+
+
+@unittest.skipUnless(shutil.which("haproxy"), "haproxy is not installed")
+class Replicas(unittest.TestCase):
+    def setUp(self):
+        self.servers = {n: self.start() for n in NAMES}
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.proxy = self.start_proxy()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}", [("grpc.use_local_subchannel_pool", 1)])
+        self.stub = serve.inference_grpc.InferenceStub(self.channel)
+        self.addCleanup(self.end)
+        self.wait_for(lambda: set(self.where().values()) == set(NAMES))
+
+    def start(self, grpc_port=0, port=0):
+        name = f"replica-{time.monotonic_ns()}"
+        return serve.Server(GRANITE, ["--max-model-len", 512, "--kv-cache-memory-bytes", "64M", "--grpc-port",
+                                      grpc_port, "--port", port, "--served-model-name", name])
+
+    def start_proxy(self):
+        self.port = free_port()
+        text = RECIPE.read_text().replace("127.0.0.1:50050", f"127.0.0.1:{self.port}")
+        for i, s in enumerate(self.servers.values(), 1):
+            text, count = re.subn(rf"127.0.0.1:5005{i} port 800{i}", f"{s.address} port {port_of(s.http)}", text)
+            self.assertEqual(count, 1)
+        config = pathlib.Path(self.folder.name) / "haproxy.cfg"
+        config.write_text(text)
+        subprocess.run(["haproxy", "-c", "-f", config], check=True, capture_output=True)
+        return subprocess.Popen(["haproxy", "-db", "-f", config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+
+    def end(self):
+        self.channel.close()
+        self.proxy.terminate()
+        self.proxy.wait(20)
+        for s in self.servers.values():
+            s.__exit__()
+
+    def replica_of(self, session):
+        """By the name under which each serves its model."""
+        stub = serve.control_grpc.ControlStub(self.channel)
+        info = stub.GetModelInfo(control.GetModelInfoRequest(), metadata=(("x-session", session),), timeout=20)
+        for name, s in self.servers.items():
+            if f"--served-model-name {info.served_model_name}" in " ".join(s.process.args):
+                return name
+        raise AssertionError(info)
+
+    def open_requests(self, server):
+        """Running and waiting ones."""
+        page = urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10).read().decode()
+        return [float(x) for x in re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)", page, re.M)]
+
+    def where(self):
+        return {f"session {i}": self.replica_of(f"session {i}") for i in range(SESSIONS)}
+
+    def wait_for(self, holds, seconds=30):
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                if holds():
+                    return
+            except grpc.RpcError as e:
+                self.assertIn(e.code(), (grpc.StatusCode.UNAVAILABLE,), e)
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.1)
+
+    def test_sessions_stay_and_only_a_dead_replicas_move(self):
+        before = self.where()
+        self.assertEqual(self.where(), before)
+        dead = before["session 0"]
+        victim = self.servers[dead]
+        ports = port_of(victim.address), port_of(victim.http)
+        victim.process.send_signal(signal.SIGKILL)
+        victim.process.wait()
+        after = self.where()  # at once: no call fails, those to the dead one are sent to another
+        for session, replica in before.items():
+            if replica == dead:
+                self.assertNotEqual(after[session], dead)
+            else:
+                self.assertEqual(after[session], replica, "a session of a living replica was moved")
+        victim.channel.close()
+        self.servers[dead] = self.start(*ports)
+        self.wait_for(lambda: self.where() == before)
+
+    def test_a_draining_replica_is_left(self):
+        before = self.where()
+        left = before["session 1"]
+        self.assertEqual(self.servers[left].stop(), 0)
+        for session, replica in self.where().items():
+            self.assertNotEqual(replica, left)
+            if before[session] != left:
+                self.assertEqual(replica, before[session])
+
+    def test_streams_flow_and_a_broken_one_ends(self):
+        metadata = (("x-session", "session 2"),)
+        alone = self.servers[self.replica_of("session 2")]
+        want = [list(m.outputs.token_ids) for m in alone.inference.GenerateStream(request(400))]
+        got = [list(m.outputs.token_ids) for m in self.stub.GenerateStream(request(400), metadata=metadata)]
+        self.assertEqual(sum(got, []), sum(want, []))
+        self.assertGreater(len(got), 2, "token by token")
+        call = self.stub.GenerateStream(request(450), metadata=metadata)
+        next(call)
+        alone.process.send_signal(signal.SIGSTOP)  # so that the stream cannot be over before it dies
+        alone.process.send_signal(signal.SIGKILL)
+        try:
+            messages = list(call)
+            self.assertTrue(messages, "what was sent before arrives")
+        except grpc.RpcError as e:
+            self.assertIn(e.code(), (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED,
+                                     grpc.StatusCode.UNKNOWN))
+
+    def test_a_cancel_reaches_the_replica(self):
+        call = self.stub.GenerateStream(request(450), metadata=(("x-session", "session 3"),), timeout=60)
+        next(call)
+        call.cancel()
+        server = self.servers[self.replica_of("session 3")]
+        self.wait_for(lambda: self.open_requests(server) == [0, 0])
+
+
+if __name__ == "__main__":
+    unittest.main()
