@@ -1,14 +1,11 @@
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "runtime/base/clock.h"
 #include "runtime/cli/bench.h"
 #include "runtime/cli/commands.h"
 #include "runtime/cli/follow.h"
 #include "runtime/cli/interrupt.h"
+#include "runtime/cli/out_file.h"
 
 #define COUNT(name, member, min, help)                                                                       \
     {                                                                                                        \
@@ -40,41 +37,12 @@ static const rt_flag both[] = {
      "write the figures too", 0, 0, NULL, NULL},
 };
 
-static rc_code fail_file(const char *path, int error, rc_msg *msg)
-{
-    return rc_fail(RC_INTERNAL, msg, "cannot write '%s': %s", path, strerror(error));
-}
-
-/* Before minutes are spent on figures that nobody would see. Leaves no file behind and changes none. */
-static rc_code check_writable(const char *path, rc_msg *msg)
-{
-    struct stat s;
-    if (stat(path, &s) == 0) {
-        if (S_ISDIR(s.st_mode)) return fail_file(path, EISDIR, msg);
-        return access(path, W_OK) == 0 ? RC_OK : fail_file(path, errno, msg);
-    }
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) return fail_file(path, errno, msg);
-    close(fd);
-    unlink(path);
-    return RC_OK;
-}
-
-static rc_code write_file(const char *path, const rt_bytes *bytes, rc_msg *msg)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), error = 0;
-    if (fd < 0) return fail_file(path, errno, msg);
-    if (write(fd, bytes->data, bytes->count) != (ssize_t)bytes->count) error = errno ? errno : ENOSPC;
-    if (close(fd) != 0 && !error) error = errno;
-    return error ? fail_file(path, error, msg) : RC_OK;
-}
-
 static rc_code write_json(const rt_bench *b, rt_bench_result *r, rc_msg *msg)
 {
     rt_bytes out = {0};
     rt__bench_write(b, r, &out);
     rc_code code = out.failed ? rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the figures")
-                              : write_file(b->flags->output_json, &out, msg);
+                              : rt__out_file_write(b->flags->output_json, &out, msg);
     rt_bytes_deinit(&out);
     return code;
 }
@@ -131,7 +99,7 @@ static rc_code run(rt_bench *b, rt_bench_flags *f, rt_console *console, rt_bench
     RC_TRY(fit_options(f, b->prompts, b->is_throughput, msg));
     RC_TRY(rt__follow(&f->engine, &follows, msg));
     if (follows) return RC_OK;
-    if (f->output_json) RC_TRY(check_writable(f->output_json, msg));
+    RC_TRY(rt__out_file_check(f->output_json, msg));
     rt__console_attach(console, &f->engine.options);
     RC_TRY(mica_open(&f->engine.options, &b->m, msg));
     rt__console_loaded(console);
@@ -156,7 +124,7 @@ static int work(rt_bench_flags *f, bool is_throughput, rt_console *console)
     mica_close(b.m);
     rt__interrupt_unwatch();
     rt_samples *samples[] = {&r.prefill_s, &r.decode_s, &r.total_s, &r.ttft_ms, &r.itl_ms};
-    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) rt__samples_deinit(samples[i]);
+    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) rt_samples_deinit(samples[i]);
     if (code == RC_OK) return 0;
     rt__console_fail(console, &msg);
     return code == RC_CANCELLED ? 128 + signal_number : 1;
@@ -203,13 +171,13 @@ int rt_command_bench(int argc, char **argv)
     const char *name = argc ? argv[0] : "";
     if (!strcmp(name, "latency") || !strcmp(name, "throughput"))
         return bench(name[0] == 't', argc - 1, argv + 1);
+    if (!strcmp(name, "serve")) return rt__bench_serve(argc - 1, argv + 1);
     FILE *out = strcmp(name, "--help") && strcmp(name, "-h") ? stderr : stdout;
-    if (out == stderr) fprintf(out, "mica bench: '%s': expected latency or throughput\n", name);
+    if (out == stderr) fprintf(out, "mica bench: '%s': expected latency, throughput or serve\n", name);
     if (out == stdout)
-        fprintf(
-            out,
-            "usage: mica bench latency    --model DIR [flags]   one batch at a time\n"
-            "       mica bench throughput --model DIR [flags]   all at once\n\n"
-            "       mica bench latency --help, mica bench throughput --help: their flags\n");
+        fprintf(out, "usage: mica bench latency    --model DIR [flags]   one batch at a time\n"
+                     "       mica bench throughput --model DIR [flags]   all at once\n"
+                     "       mica bench serve [flags]                    load on a running server\n\n"
+                     "       mica bench latency --help, and so on: their flags\n");
     return out == stdout ? 0 : 1;
 }

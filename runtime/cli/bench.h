@@ -7,6 +7,7 @@
 #define RUNTIME_CLI_BENCH_H
 
 #include "runtime/base/bytes.h"
+#include "runtime/base/samples.h"
 #include "runtime/cli/console.h"
 #include "runtime/cli/engine_flags.h"
 
@@ -17,18 +18,6 @@ typedef struct rt_bench_flags {
     const char *synthetic_lora_targets, *synthetic_lora_kind;
     const char *output_json;
 } rt_bench_flags;
-
-/* A growing list of numbers. */
-typedef struct rt_samples {
-    rt_bytes values; /* double */
-} rt_samples;
-
-void rt__samples_add(rt_samples *s, double value);
-size_t rt__samples_count(const rt_samples *s);
-double rt__samples_sum(const rt_samples *s);
-/* The p-th percentile, 0 to 100, between the two values around it; 0 of none. Sorts the samples. */
-double rt__samples_percentile(rt_samples *s, double p);
-void rt__samples_deinit(rt_samples *s);
 
 typedef struct rt_bench_result {
     rt_samples prefill_s; /* per iteration: from the start to all first tokens */
@@ -57,5 +46,8 @@ void rt__bench_deinit(rt_bench *b);
 
 void rt__bench_print(const rt_bench *b, rt_bench_result *r);
 void rt__bench_write(const rt_bench *b, rt_bench_result *r, rt_bytes *out);
+
+/* `mica bench serve`: a client of a server, without an engine. */
+int rt__bench_serve(int argc, char **argv);
 
 #endif

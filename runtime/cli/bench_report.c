@@ -1,56 +1,12 @@
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "runtime/base/json_out.h"
 #include "runtime/base/size.h"
 #include "runtime/cli/bench.h"
 
-void rt__samples_add(rt_samples *s, double value)
-{
-    rt_bytes_add(&s->values, &value, sizeof value);
-}
-size_t rt__samples_count(const rt_samples *s)
-{
-    return s->values.count / sizeof(double);
-}
-void rt__samples_deinit(rt_samples *s)
-{
-    rt_bytes_deinit(&s->values);
-}
-
-static double *values_of(const rt_samples *s)
-{
-    return (double *)(void *)s->values.data;
-}
-
-double rt__samples_sum(const rt_samples *s)
-{
-    double sum = 0;
-    for (size_t i = 0; i < rt__samples_count(s); i++) sum += values_of(s)[i];
-    return sum;
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-double rt__samples_percentile(rt_samples *s, double p)
-{
-    size_t count = rt__samples_count(s);
-    double *v = values_of(s);
-    if (!count) return 0;
-    qsort(v, count, sizeof *v, compare);
-    double place = p / 100 * (double)(count - 1);
-    size_t below = (size_t)place, above = below + 1 < count ? below + 1 : below;
-    return v[below] + (v[above] - v[below]) * (place - (double)below);
-}
-
 static double median(rt_samples *s)
 {
-    return rt__samples_percentile(s, 50);
+    return rt_samples_percentile(s, 50);
 }
 static double rate(double count, double seconds)
 {
@@ -90,8 +46,8 @@ static figures figures_of(const rt_bench *b, rt_bench_result *r)
 
 static void print_percentiles(const char *name, rt_samples *s)
 {
-    printf("%-10s p50 %.2f ms, p90 %.2f ms, p99 %.2f ms\n", name, median(s), rt__samples_percentile(s, 90),
-           rt__samples_percentile(s, 99));
+    printf("%-10s p50 %.2f ms, p90 %.2f ms, p99 %.2f ms\n", name, median(s), rt_samples_percentile(s, 90),
+           rt_samples_percentile(s, 99));
 }
 
 void rt__bench_print(const rt_bench *b, rt_bench_result *r)
@@ -133,8 +89,8 @@ static void write_percentiles(rt_bytes *out, const char *key, rt_samples *s)
     rt_json_key(out, key);
     rt_json_open(out, '{');
     write_number(out, "p50", median(s));
-    write_number(out, "p90", rt__samples_percentile(s, 90));
-    write_number(out, "p99", rt__samples_percentile(s, 99));
+    write_number(out, "p90", rt_samples_percentile(s, 90));
+    write_number(out, "p99", rt_samples_percentile(s, 99));
     rt_json_close(out, '}');
 }
 

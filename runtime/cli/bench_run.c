@@ -2,23 +2,15 @@
 #include <string.h>
 
 #include "runtime/base/clock.h"
+#include "runtime/base/random.h"
 #include "runtime/cli/bench.h"
 #include "runtime/cli/interrupt.h"
 
 enum { POLL_MS = 250 }; /* a signal is seen this much later */
 
-/* splitmix64: all that fresh prompts need, and the same on every machine. */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 static void fill_random(rt_bench *b, int32_t *ids, uint32_t count)
 {
-    for (uint32_t i = 0; i < count; i++) ids[i] = (int32_t)(next_random(&b->random) % b->info.vocab);
+    for (uint32_t i = 0; i < count; i++) ids[i] = (int32_t)(rt_random_next(&b->random) % b->info.vocab);
 }
 
 static void adapter_name(uint32_t index, char *out, size_t max)
@@ -116,12 +108,12 @@ static void note_tokens(const mica_event *e, int64_t now, int64_t started, rt_be
     uint32_t later = e->tokens_count;
     if (!later) return;
     if (!*last) {
-        if (result) rt__samples_add(&result->ttft_ms, (double)(now - started) / 1e6);
+        if (result) rt_samples_add(&result->ttft_ms, (double)(now - started) / 1e6);
         ++*firsts;
         later--;
     }
     double gap = later ? (double)(now - (*last ? *last : now)) / 1e6 / later : 0;
-    for (uint32_t i = 0; result && i < later; i++) rt__samples_add(&result->itl_ms, gap);
+    for (uint32_t i = 0; result && i < later; i++) rt_samples_add(&result->itl_ms, gap);
     *last = now;
 }
 
@@ -141,8 +133,8 @@ rc_code rt__bench_iterate(rt_bench *b, rt_bench_result *result, rc_msg *msg)
         done += e.request_done;
     }
     if (!result) return RC_OK;
-    rt__samples_add(&result->prefill_s, (double)(all_first - started) / 1e9);
-    rt__samples_add(&result->decode_s, (double)(now - all_first) / 1e9);
-    rt__samples_add(&result->total_s, (double)(now - started) / 1e9);
+    rt_samples_add(&result->prefill_s, (double)(all_first - started) / 1e9);
+    rt_samples_add(&result->decode_s, (double)(now - all_first) / 1e9);
+    rt_samples_add(&result->total_s, (double)(now - started) / 1e9);
     return RC_OK;
 }

@@ -42,6 +42,7 @@ void rt__get_model_info(rpc_call *c, void *server)
     info.model_id = info.served_model_name = rt__wire_text_of(s->info.model_name);
     info.supports_token_ids_input = true;
     info.supports_lora = true;
+    info.vocab_size = s->info.vocab;
     if (mica_tokenize(s->m, "", 0, false, &ids, &count, NULL) == RC_OK) {
         info.supports_text_input = true;
         free(ids);

@@ -60,7 +60,8 @@ static void every_help_fits_a_screen(void **state)
     (void)state;
     static char *const commands[][3] = {
         {"--help"},          {"run-batch", "--help"},        {"generate", "--help"},
-        {"bench", "--help"}, {"bench", "latency", "--help"}, {"bench", "throughput", "-h"}};
+        {"bench", "--help"}, {"bench", "latency", "--help"}, {"bench", "throughput", "-h"},
+        {"bench", "serve", "--help"}};
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         assert_int_equal(MICA(commands[i][0], commands[i][1], commands[i][2]), 0);
         size_t lines = 0;
