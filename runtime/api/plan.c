@@ -103,6 +103,7 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .heads = c->heads,
                                     .table_words_max = (uint32_t)(table * p->engine.running_max),
                                     .host_floats = (size_t)logits * c->vocab,
+                                    .batch_invariant = o->batch_invariant,
                                     .ordinal = processes->launch.local * p->ranks_count + i};
     r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);
     r->device_bytes = backend->bytes(&r->device) - r->kv_bytes;

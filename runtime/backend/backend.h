@@ -50,6 +50,7 @@ typedef struct rt_device_options {
     uint32_t ordinal;       /* which of the host's devices; the CPU is one */
     uint32_t table_words_max; /* block ids that the sequences of a step have in all */
     size_t host_floats;     /* most that host_rows is asked for */
+    bool batch_invariant;   /* a row's bits must not depend on the batch, at some cost; the CPU's never do */
 } rt_device_options;
 
 /* A step, told before its ops are called, which then name the plans by these pointers. */

@@ -10,14 +10,21 @@ void rt_cuda__enter(rt_device *d)
     rt_cuda__check(d, cudaSetDevice((int)d->options.ordinal), "device");
 }
 
-void rt_cuda__fail(rt_device *d, const char *line)
+void rt_cuda__lost(rt_device *d, const rc_msg *why)
 {
-    const rt_group *g = d->options.group;
     pthread_mutex_lock(&d->lock);
-    if (!d->has_failed) rc_fail(RC_UNAVAILABLE, &d->why, "CUDA device %u: %s", d->options.ordinal, line);
+    if (!d->has_failed) d->why = *why;
     d->has_failed = true;
     pthread_mutex_unlock(&d->lock);
-    if (g) g->ops->fail((rt_group *)g, d->why.text);
+}
+
+void rt_cuda__fail(rt_device *d, const char *line)
+{
+    rt_group *g = d->options.group;
+    rc_msg why;
+    rc_fail(RC_UNAVAILABLE, &why, "CUDA device %u: %s", d->options.ordinal, line);
+    rt_cuda__lost(d, &why);
+    if (g) g->ops->fail(g, why.text);
 }
 
 void rt_cuda__check(rt_device *d, cudaError_t error, const char *what)
@@ -112,7 +119,7 @@ static rc_code memory(uint32_t ordinal, uint64_t *free_bytes, uint64_t *total_by
 /* ---- open and close ---- */
 
 typedef struct cuda_sizes {
-    size_t kv, scratch, attention, lora, words, table, sums;
+    size_t kv, scratch, attention, lora, words, table, tile, sums;
 } cuda_sizes;
 
 static kv_cuda_limits limits_of(const rt_device_options *o)
@@ -127,6 +134,7 @@ static kv_cuda_limits limits_of(const rt_device_options *o)
 static cuda_sizes sizes_of(const rt_device_options *o)
 {
     kv_cuda_limits l = limits_of(o);
+    size_t tile_row = (o->width_max + RT_CUDA_ALIGN) * sizeof(float);
     size_t lora = o->slots_max ? adapter_cuda_scratch_floats(o->rows_max, o->lora_rank_max) : 0;
     return (cuda_sizes){.kv = kv_block_bytes(&o->kv) * o->kv_blocks,
                         .scratch = (size_t)o->rows_max * (o->width_max + RT_CUDA_ALIGN) * sizeof(float),
@@ -134,13 +142,17 @@ static cuda_sizes sizes_of(const rt_device_options *o)
                         .lora = lora * sizeof(float),
                         .words = rt_cuda__descriptor_words(o, &l) * sizeof(uint32_t),
                         .table = (size_t)o->slots_max * o->layers * o->linears * sizeof(adapter_cuda_linear),
+                        .tile = o->batch_invariant ? RT_CUDA_TILE * tile_row : 0,
                         .sums = rt_cuda__sums_bytes(o)};
 }
 
 static size_t cuda_bytes(const rt_device_options *o)
 {
     cuda_sizes s = sizes_of(o);
-    return s.kv + s.scratch + s.attention + s.lora + s.words + s.table + s.sums + RT_CUDA_WORKSPACE;
+    /* y of a tile, whose widest is the logits' */
+    size_t tile_y = o->batch_invariant ? o->host_floats * sizeof(float) : 0;
+    return s.kv + s.scratch + s.attention + s.lora + s.words + s.table + s.tile + tile_y + s.sums +
+           RT_CUDA_WORKSPACE;
 }
 
 static rc_code take_device_memory(rt_device *d, rc_msg *msg)
@@ -151,6 +163,7 @@ static rc_code take_device_memory(rt_device *d, rc_msg *msg)
     RC_TRY(rt_cuda__alloc(d, s.lora, (void **)&d->lora, "the adapters' scratch", msg));
     RC_TRY(rt_cuda__alloc(d, s.words, (void **)&d->words, "a step's plan", msg));
     RC_TRY(rt_cuda__alloc(d, s.table, (void **)&d->table, "the adapters' table", msg));
+    RC_TRY(rt_cuda__alloc(d, s.tile, &d->tile_x, "a product's tile", msg));
     RC_TRY(rt_cuda__alloc(d, s.sums, (void **)&d->sums, "the ranks' logits", msg));
     RC_TRY(rt_cuda__alloc(d, RT_CUDA_WORKSPACE, &d->workspace, "cuBLASLt's workspace", msg));
     return rt_cuda__alloc(d, s.kv, &d->kv, "K/V", msg);
@@ -202,7 +215,8 @@ static void cuda_close(rt_device *d)
     if (d->stream) cudaStreamSynchronize(d->stream);
     for (uint32_t i = 0; d->slots && i < d->options.slots_max; i++) rt_cuda__adapter_detach(d, i);
     if (d->uploads) cudaStreamSynchronize(d->uploads);
-    void *on_device[] = {d->scratch, d->attention, d->lora, d->words, d->table, d->sums, d->workspace, d->kv};
+    void *on_device[] = {d->scratch, d->attention, d->lora, d->words,     d->table,
+                         d->tile_x,  d->tile_y,    d->sums, d->workspace, d->kv};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++) cudaFree(on_device[i]);
     for (uint32_t i = 0; i < RT_CUDA_DESCRIPTORS; i++) {
         cudaFreeHost(d->descriptors[i]);

@@ -28,6 +28,7 @@ enum {
     RT_CUDA_WORKSPACE = 32 << 20, /* cuBLASLt's, what NVIDIA recommends for Hopper */
     RT_CUDA_STAGES = 4,           /* pinned, for loading: about what the loading threads fill at a time */
     RT_CUDA_STAGE_BYTES = 4 << 20,
+    RT_CUDA_TILE = 64,      /* rows of every product, with batch_invariant */
     RT_CUDA_DESCRIPTORS = 2 /* the host fills one while the other is still being sent */
 };
 
@@ -51,7 +52,7 @@ typedef struct rt_cuda_shape {
     uint32_t n, k;
     rc_dtype stored;
     bool has_bias;
-    bool *is_known;              /* [rows_max + 1] */
+    bool *is_known;              /* [rows_max + 1], and of a tile's rows */
     cublasLtMatmulAlgo_t *algos; /* [rows_max + 1] */
 } rt_cuda_shape;
 
@@ -95,7 +96,11 @@ struct rt_device {
     uint32_t rounded_rows, rounded_width;
     /* ranks */
     ncclComm_t comm; /* NULL: alone, or not joined */
-    float *sums;     /* what is gathered, [world][most columns][rows] */
+    /* With batch_invariant: x and y of a product's tile, and how many columns y has room for. */
+    void *tile_x;
+    float *tile_y;
+    uint32_t tile_columns;
+    float *sums; /* what is gathered, [world][most columns][rows] */
     pthread_mutex_t lock;
     pthread_cond_t stage_free;
     atomic_bool has_failed;
@@ -113,6 +118,8 @@ void rt_cuda__enter(rt_device *d);
 /* Keeps what failed. `what` is an op's name. */
 void rt_cuda__check(rt_device *d, cudaError_t error, const char *what);
 void rt_cuda__fail(rt_device *d, const char *line);
+/* The same, where another rank has failed and all know it. */
+void rt_cuda__lost(rt_device *d, const rc_msg *why);
 /* RC_OK; RESOURCE_EXHAUSTED; INTERNAL. */
 RC_MUST_CHECK rc_code rt_cuda__code(const rt_device *d, cudaError_t error, const char *what, rc_msg *msg);
 RC_MUST_CHECK rc_code rt_cuda__alloc(rt_device *d, size_t bytes, void **out, const char *what, rc_msg *msg);

@@ -138,7 +138,8 @@ void rt_cuda__wait(rt_device *d)
     }
     rc_msg why;
     if (!d->has_failed && wait_in_group(d)) return;
-    if (!d->has_failed && d->options.group->ops->status(d->options.group, &why) != RC_OK)
-        rt_cuda__fail(d, why.text);
+    if (d->options.group->ops->status(d->options.group, &why) != RC_OK) rt_cuda__lost(d, &why);
     rt_cuda__leave(d);
+    (void)cudaStreamSynchronize(
+        d->stream); /* what was begun ends now, before anything that it reads is freed */
 }

@@ -21,8 +21,9 @@ static rt_cuda_shape *shape_of(rt_device *d, uint32_t n, uint32_t k, rc_dtype st
     rt_cuda_shape *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     *s = (rt_cuda_shape){.next = d->shapes, .n = n, .k = k, .stored = stored, .has_bias = has_bias};
-    s->is_known = calloc(d->options.rows_max + 1, sizeof *s->is_known);
-    s->algos = calloc(d->options.rows_max + 1, sizeof *s->algos);
+    size_t rows = d->options.rows_max > RT_CUDA_TILE ? d->options.rows_max : RT_CUDA_TILE;
+    s->is_known = calloc(rows + 1, sizeof *s->is_known);
+    s->algos = calloc(rows + 1, sizeof *s->algos);
     d->shapes = s;
     return s->is_known && s->algos ? s : NULL;
 }
@@ -37,9 +38,23 @@ void rt_cuda__shapes_destroy(rt_device *d)
     }
 }
 
+/* Room for a tile of the widest y so far. */
+static rc_code widen_tile(rt_device *d, uint32_t n, rc_msg *msg)
+{
+    void *wider;
+    size_t bytes = (size_t)RT_CUDA_TILE * n * sizeof(float);
+    if (!d->options.batch_invariant || n <= d->tile_columns) return RC_OK;
+    RC_TRY(rt_cuda__alloc(d, bytes, &wider, "a product's tile", msg));
+    cudaFree(d->tile_y);
+    d->tile_y = wider;
+    d->tile_columns = n;
+    return RC_OK;
+}
+
 rc_code rt_cuda__matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, rt_matrix **out,
                                rc_msg *msg)
 {
+    RC_TRY(widen_tile(d, n, msg));
     rt_matrix shape = {.device = d, .n = n, .k = k, .stride = rt_cuda_padded(k), .stored = stored};
     for (int has_bias = 0; has_bias < 2; has_bias++)
         shape.shapes[has_bias] = shape_of(d, n, k, stored, has_bias);
@@ -195,6 +210,33 @@ static cublasStatus_t multiply(rt_device *d, const rt_linear *l, const void *x, 
                           d->workspace, RT_CUDA_WORKSPACE, d->stream);
 }
 
+/* Tile after tile through one buffer, so that every product of a shape is the same call, and a row's bits do
+ * not depend on how many rows there are. Rows of a tile that nobody wants hold what was there before. */
+static cublasStatus_t multiply_tiles(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
+{
+    const rt_matrix *w = l->weight;
+    size_t each = w->k * rc_dtype_bytes(w->stored), stride = row_bytes(w->k, w->stored);
+    rt_linear tile = *l;
+    tile.rows = RT_CUDA_TILE;
+    tile.y = d->tile_y;
+    tile.y_stride = w->n;
+    for (uint32_t row = 0; row < l->rows; row += RT_CUDA_TILE) {
+        uint32_t rows = l->rows - row < RT_CUDA_TILE ? l->rows - row : RT_CUDA_TILE;
+        size_t pitch = x_stride * rc_dtype_bytes(w->stored), n = w->n * sizeof *l->y;
+        rt_cuda__check(d,
+                       cudaMemcpy2DAsync(d->tile_x, stride, (const char *)x + row * pitch, pitch, each, rows,
+                                         cudaMemcpyDeviceToDevice, d->stream),
+                       "tile");
+        cublasStatus_t s = multiply(d, &tile, d->tile_x, rt_cuda_padded(w->k));
+        if (s) return s;
+        rt_cuda__check(d,
+                       cudaMemcpy2DAsync(l->y + row * l->y_stride, l->y_stride * sizeof *l->y, d->tile_y, n,
+                                         n, rows, cudaMemcpyDeviceToDevice, d->stream),
+                       "tile");
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
 /* x as bf16, in the device's scratch: there already where the op before left it. */
 static const void *rounded(rt_device *d, const rt_linear *l, size_t *stride)
 {
@@ -239,7 +281,7 @@ void rt_cuda__linear(rt_device *d, const rt_linear *l)
     size_t stride = l->x_stride;
     const void *x = l->weight->stored == RC_BF16 ? rounded(d, l, &stride) : l->x;
     d->rounded = NULL;
-    cublasStatus_t s = multiply(d, l, x, stride);
+    cublasStatus_t s = (d->options.batch_invariant ? multiply_tiles : multiply)(d, l, x, stride);
     if (s) {
         char line[200];
         snprintf(line, sizeof line, "cuBLASLt: %s for %u rows of a %u x %u matrix",

@@ -88,12 +88,13 @@ class LikeTheCpu(unittest.TestCase):
     def test_the_same_bits_whatever_ran_beside(self):
         bodies = self.bodies("bits", 6)
         folder = mica.GOLDEN / "granite"
-        runs = [mica.run(bodies, folder, [*CUDA, "--dtype", "float32", *flags], mica.adapters_of(folder), on_cuda())
-                for flags in (["--max-num-seqs", 1, "--no-enable-prefix-caching"], ["--max-num-batched-tokens", 24])]
-        if GPU:
-            self.skipTest("cuBLASLt chooses its kernels by the number of rows")
-        for one, other in zip(*runs):
-            self.assertEqual(mica.token_logprobs(one), mica.token_logprobs(other))
+        for dtype in ("float32", "bfloat16"):
+            runs = [mica.run(bodies, folder, [*CUDA, "--dtype", dtype, "--batch-invariant", *flags],
+                             mica.adapters_of(folder), on_cuda())
+                    for flags in (["--max-num-seqs", 1, "--no-enable-prefix-caching"],
+                                  ["--max-num-batched-tokens", 24])]
+            for one, other in zip(*runs):
+                self.assertEqual(mica.token_logprobs(one), mica.token_logprobs(other))
 
 
 @unittest.skipIf(WITHOUT, WITHOUT)

@@ -1,4 +1,5 @@
-/* cuBLASLt's products, as plain loops: column-major D = alpha op(A) op(B) + beta C, summed in float32. */
+/* cuBLASLt's products, as plain loops: column-major D = alpha op(A) op(B) + beta C, summed in float32. As the
+ * real one has other kernels for other sizes, a sum begins elsewhere when D has another number of columns. */
 #include "emu_device.h"
 
 #include <cstdlib>
@@ -190,7 +191,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
             for (uint64_t i = 0; i < m; i++) {
                 const float *x = &rows[i * depth], *y = &columns[j * depth];
                 float sum = 0;
-                for (uint64_t k = 0; k < depth; k++) sum += x[k] * y[k];
+                for (uint64_t k = n % depth; k < depth; k++) sum += x[k] * y[k];
+                for (uint64_t k = 0; k < n % depth; k++) sum += x[k] * y[k];
                 sum *= alpha;
                 if (beta != 0) sum += beta * load(c, lc.type, j * (uint64_t)lc.stride + i);
                 if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += load(p.bias, ld.type, i);

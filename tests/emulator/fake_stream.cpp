@@ -52,7 +52,7 @@ static void run_until(CUstream_st *s, uint64_t done)
         Work work = std::move(s->queue.front());
         s->queue.pop_front();
         s->working = true;
-        work();
+        if (!device_error(s->device)) work(); /* a broken device drops what was queued */
         s->working = false;
         s->done++;
     }
