@@ -81,8 +81,6 @@ struct kv {
     kv_node *nodes;        /* [blocks_max + salts_max] */
     int32_t *tokens;       /* [blocks_max][block_tokens] */
     kv_id_table index;     /* chain hash -> full block */
-    kv_watcher watcher;    /* NULL: nobody is told */
-    void *watcher_ctx;
 
     uint32_t counts[KV_STATES];
     uint32_t free_first;
@@ -99,6 +97,9 @@ struct kv {
     kv_id_table salt_index;
     uint32_t free_salt;
     uint32_t idle_oldest, idle_newest;
+
+    kv_watcher watcher; /* NULL: nobody is told */
+    void *watcher_ctx;
 };
 
 static inline uint32_t kv__root(const kv *m, uint32_t salt) { return m->options.blocks_max + salt; }

@@ -1,8 +1,8 @@
 # Debian packages of the two commands; sourced by bench/demo and tests/run.
 
 packages_build="gcc libc6-dev cmake ninja-build pkg-config libjansson-dev libpcre2-dev libxxhash-dev libutf8proc-dev
-    libgrpc-dev libmicrohttpd-dev libssl-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libcmocka-dev python3 python3-pip ca-certificates"
-packages_tests="g++ python3-venv git prometheus protobuf-compiler-grpc python3-grpcio python3-protobuf openssl openmpi-bin iproute2 haproxy"
+    libgrpc-dev libmicrohttpd-dev libssl-dev libzmq3-dev libmsgpack-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler libprotobuf-dev libcmocka-dev python3 python3-pip ca-certificates"
+packages_tests="g++ python3-venv git prometheus protobuf-compiler-grpc python3-grpcio python3-protobuf python3-zmq python3-msgpack openssl openmpi-bin iproute2 haproxy"
 packages_fuzz="clang"
 
 # Installs those of its arguments that are missing. Nothing is asked of the network where all are there.

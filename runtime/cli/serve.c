@@ -15,6 +15,7 @@ enum { SIGNAL_LOOK_MS = 50, PORT_MAX = 65535, NO_PORT = 65536, DRAIN_MAX = 86400
 typedef struct serve_flags {
     rt_engine_flags engine;
     rt_server_options server;
+    const char *kv_events_config;
 } serve_flags;
 
 #define SERVER(member) offsetof(serve_flags, server.member)
@@ -30,15 +31,17 @@ static const rt_flag own[] = {
     {"port", NULL, RT_FLAG_U32, SERVER(http_port), "N", "of HTTP; 0: any free one (8000)", 0, PORT_MAX, NULL,
      NULL},
     {"admin-port", NULL, RT_FLAG_U32, SERVER(admin_port), "N",
-     "loading and unloading adapters moves there; 0: any free one", 0, PORT_MAX, NULL, NULL},
-    TEXT("tenants", tenants, "FILE", "keys, adapters, limits; read again on SIGHUP (all may do all)"),
+     "(un)loading adapters moves there; 0: any free", 0, PORT_MAX, NULL, NULL},
+    TEXT("tenants", tenants, "FILE", "keys, limits; read again on SIGHUP (none)"),
     TEXT("lora-root", lora_root, "DIR", "LoadLora reads below it (nothing is loaded)"),
     {"lora-lazy-load", NULL, RT_FLAG_BOOL, SERVER(lora_lazy_load), NULL,
-     "requests may name adapters below it that are not loaded", 0, 0, NULL, NULL},
+     "requests may name adapters there, too", 0, 0, NULL, NULL},
     {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
      DRAIN_MAX, NULL, NULL},
     {"enable-log-requests", NULL, RT_FLAG_BOOL, SERVER(logs_requests), "[no-]",
      "a line of JSON on stderr for each (off)", 0, 0, NULL, NULL},
+    {"kv-events-config", NULL, RT_FLAG_TEXT, offsetof(serve_flags, kv_events_config), "JSON",
+     "vLLM's; blocks over ZeroMQ (off)", 0, 0, NULL, NULL},
     TEXT("ssl-keyfile", ssl_key_file, "FILE", "PEM; read again when it changes (no TLS)"),
     TEXT("ssl-certfile", ssl_cert_file, "FILE", "PEM, with its chain"),
     TEXT("ssl-ca-certs", ssl_ca_certs, "FILE", "clients must show a certificate of it"),
@@ -59,6 +62,17 @@ static rc_code refuse(const char *flag, const char *what, rc_msg *msg)
     return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "--%s %s", flag, what), msg, flag);
 }
 
+static rc_code finish_kv_events(serve_flags *f, rc_msg *msg)
+{
+    if (!f->kv_events_config) return RC_OK;
+    RC_TRY(rt__kv_config_parse(f->kv_events_config, &f->server.kv_events, msg));
+    if (!f->server.kv_events.is_on) return RC_OK;
+    if (!f->engine.enable_prefix_caching)
+        return refuse("kv-events-config", "needs prefix caching, which is turned off", msg);
+    f->engine.options.kv_changes_max = f->server.kv_events.max_queue_size;
+    return RC_OK;
+}
+
 static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
 {
     const rt_server_options *s = &f->server;
@@ -72,6 +86,7 @@ static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
     if (s->ssl_ca_certs && !s->ssl_key_file) return refuse("ssl-ca-certs", "needs --ssl-keyfile", msg);
     if (s->lora_lazy_load && !s->lora_root) return refuse("lora-lazy-load", "needs --lora-root", msg);
     f->server.has_admin_port = s->admin_port != NO_PORT;
+    RC_TRY(finish_kv_events(f, msg));
     RC_TRY(rt_server_check(s, msg));
     return rt__engine_flags_finish(&f->engine, msg);
 }
@@ -80,8 +95,8 @@ static void reload(rt_server *s, rt_progress *out)
 {
     rc_msg msg;
     bool ok = rt_server_reload(s, &msg) == RC_OK;
-    rt_progress_line(out, "%s%s", ok ? "tenants: read again" : "tenants: nothing has changed: ",
-                     ok ? "" : msg.text);
+    rt_progress_line(out, "%s%s",
+                     ok ? "tenants: read again" : "tenants: nothing has changed: ", ok ? "" : msg.text);
 }
 
 /* Errors UNAVAILABLE: the engine is lost. */
@@ -149,9 +164,11 @@ static int work(serve_flags *f, rt_console *console)
 
 int rt_command_serve(int argc, char **argv)
 {
-    serve_flags f = {
-        .server = {.host = "127.0.0.1", .grpc_port = 50051, .http_port = 8000,
-                   .admin_port = NO_PORT, .drain_seconds = 30}};
+    serve_flags f = {.server = {.host = "127.0.0.1",
+                                .grpc_port = 50051,
+                                .http_port = 8000,
+                                .admin_port = NO_PORT,
+                                .drain_seconds = 30}};
     rt_flag_set sets[1 + RT_ENGINE_SETS] = {{NULL, own, OWN, &f}};
     rt_texts rest = {0};
     rt_console console;

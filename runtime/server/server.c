@@ -183,6 +183,8 @@ static rc_code start(rt_server *s, rc_msg *msg)
                        .methods_count = sizeof methods / sizeof *methods,
                        .ctx = s};
     if (s->o.logs_requests) RC_TRY(rt__line_log_open(STDERR_FILENO, &s->request_log, msg));
+    if (s->o.kv_events.is_on)
+        RC_TRY(rt__kv_publisher_open(&s->o.kv_events, s->m, &s->kv_publisher, msg));
     RC_TRY(open_door(s, msg));
     RC_TRY(rt__lora_jobs_create(s, msg));
     atomic_store(&s->is_polling, true);
@@ -265,6 +267,7 @@ void rt_server_close(rt_server *s)
     if (s->has_poller) pthread_join(s->poller, NULL);
     rt__lora_jobs_destroy(s);
     rt__http_close(s->http);
+    rt__kv_publisher_close(s->kv_publisher);
     rt__line_log_close(s->request_log);
     rt__metrics_destroy(s->metrics);
     rt__access_close(s->access);

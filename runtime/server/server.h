@@ -12,6 +12,7 @@
 #define RUNTIME_SERVER_SERVER_H
 
 #include "runtime/mica.h"
+#include "runtime/server/kv_config.h"
 
 typedef struct rt_server rt_server;
 
@@ -25,6 +26,7 @@ typedef struct rt_server_options {
     const char *lora_root; /* where LoadLora may read; NULL: nothing can be loaded */
     bool lora_lazy_load;   /* a request may name one below it that is not loaded */
     bool logs_requests;    /* one line of JSON on stderr for each (request_log.h) */
+    rt_kv_config kv_events; /* where it is on, the engine has kv_changes_max */
     uint32_t drain_seconds;
     const char *ssl_key_file, *ssl_cert_file, *ssl_ca_certs; /* NULL: no TLS; no certificates of clients */
 } rt_server_options;

@@ -12,6 +12,7 @@
 
 #include "runtime/server/access.h"
 #include "runtime/server/http.h"
+#include "runtime/server/kv_publisher.h"
 #include "runtime/server/line_log.h"
 #include "runtime/server/metrics.h"
 #include "runtime/server/rpc_core.h"
@@ -30,6 +31,7 @@ struct rt_server {
     rpc_server *rpc, *admin_rpc;
     rt_metrics *metrics;
     rt_line_log *request_log; /* NULL: requests are not logged */
+    rt_kv_publisher *kv_publisher; /* NULL: K/V events are not published */
     rt_http *http;
     uint32_t port, admin_port;
     pthread_t poller;

@@ -125,13 +125,29 @@ void rt__list_loras(rpc_call *c, void *server)
     rt__access_leave(s->access, &caller);
 }
 
-/* K/V events are not published. */
+/* Events hold everyone's tokens, so a tenant is not told where they are. */
 void rt__get_kv_event_sources(rpc_call *c, void *server)
 {
-    Vllm__GetKvEventSourcesResponse none = VLLM__GET_KV_EVENT_SOURCES_RESPONSE__INIT;
+    Vllm__GetKvEventSourcesResponse sources = VLLM__GET_KV_EVENT_SOURCES_RESPONSE__INIT;
+    Vllm__KvEventSource source = VLLM__KV_EVENT_SOURCE__INIT, *list[] = {&source};
     rt_server *s = server;
+    const rt_kv_config *config = &s->o.kv_events;
     rt_caller caller;
     if (!rt__enter(c, s, &caller)) return;
+    if (s->kv_publisher && rt__caller_is_admin(&caller)) {
+        source.transport = rt__wire_text_of("zmq");
+        source.endpoint = rt__wire_text_of(rt__kv_publisher_endpoint(s->kv_publisher));
+        source.topic = rt__wire_text_of(config->topic);
+        source.replay_endpoint = rt__wire_text_of(rt__kv_publisher_replay_endpoint(s->kv_publisher));
+        source.has_data_parallel_rank_case = VLLM__KV_EVENT_SOURCE__HAS_DATA_PARALLEL_RANK_DATA_PARALLEL_RANK;
+        source.encoding = rt__wire_text_of("msgpack");
+        source.schema_version = 1;
+        source.buffer_steps = config->buffer_steps;
+        source.hwm = config->hwm;
+        source.max_queue_size = config->max_queue_size;
+        sources.sources = list;
+        sources.n_sources = 1;
+    }
     rt__access_leave(s->access, &caller);
-    rt__answer(c, &none);
+    rt__answer(c, &sources);
 }

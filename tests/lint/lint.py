@@ -34,6 +34,8 @@ SYSTEM_HEADERS = {   # a library and the only folder whose files may include it
 }
 # It moves: these alone may know it.
 GRPC_FILES = ("runtime/server/rpc_core.c", "runtime/server/rpc_tls.h", "runtime/load/rpc_client.c")
+ONLY_IN = {"zmq.h": ("runtime/server/kv_publisher.c",),   # a header and the only files that may know it
+           "msgpack.h": ("runtime/server/kv_batch.c", "tests/runtime/server/test_kv_batch.c")}
 CUDA = ["-isystem", "/usr/local/cuda/include", "-isystem", "build/cuda/nvidia/cu13/include"]
 CUDA_HEADERS = re.compile(r"# *include <(cuda|cublas|nccl)|_cuda(_[a-z_]+)?\.h\"")   # headers that need the toolkit's
 MESSAGES = re.compile(r"^[a-z_]+\.pb-c\.h$")   # made at build time; whoever speaks the protocol may include them
@@ -93,6 +95,8 @@ def check_includes(files):
                     yield f"{path}:{number}: {target} is not a path from the root"
             elif target.startswith("grpc/") and path not in GRPC_FILES:
                 yield f"{path}:{number}: only {' and '.join(GRPC_FILES)} may include <{target}>"
+            elif path not in ONLY_IN.get(target, (path,)):
+                yield f"{path}:{number}: only {' and '.join(ONLY_IN[target])} may include <{target}>"
             elif target in SYSTEM_HEADERS and folder not in SYSTEM_HEADERS[target]:
                 yield f"{path}:{number}: {folder} may not include <{target}>"
 
