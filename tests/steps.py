@@ -23,7 +23,10 @@ JOBS = str(os.cpu_count() or 2)
 # Sanitized builds are slow: they run what touches most code. Names are parts of test names.
 E2E_DEV = ["test_cache", "test_requests", "test_serve", "granite_float32", "hybrid_bfloat16", "llama_bias_float32",
            "same_bits"]
-E2E_TSAN = ["test_cache", "granite_float32", "same_bits"]
+E2E_TSAN = ["test_cache", "granite_float32", "same_bits", "test_serve.Adapters",
+            "test_serve.Ending", "test_serve.SameAnswers", "test_serve_tenants", "test_serve_lazy", "test_serve_log",
+            "test_serve_http"]
+TSAN_OPTIONS = f"ignore_noninstrumented_modules=1 suppressions={ROOT / 'tests/support/tsan.supp'}"
 E2E_PORTABLE = ["test_golden", "test_cache", "same_bits", "SameAnswers"]
 
 
@@ -147,6 +150,7 @@ def main():
     args = parser.parse_args()
     steps = all_steps(args.long)
     names = chosen_steps(steps, args.only)
+    os.environ.setdefault("TSAN_OPTIONS", TSAN_OPTIONS)
     if args.list or not names:
         print("\n".join(steps))
         return not args.list
