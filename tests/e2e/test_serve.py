@@ -307,9 +307,8 @@ class OneServer(unittest.TestCase):
                 long_request(480), timeout=seconds), Code.DEADLINE_EXCEEDED)
         self.assert_room()
 
-    def test_a_client_that_disappears_frees_its_blocks_and_files(self):
-        before = serve.open_files(self.server.process)
-        for i in range(8):
+    def disappear(self, clients):
+        for i in range(clients):
             channel = self.server.connect()
             stub = serve.inference_grpc.InferenceStub(channel)
             calls = [stub.GenerateStream(long_request(480)) for _ in range(3)]
@@ -317,7 +316,13 @@ class OneServer(unittest.TestCase):
                 next(call)
             channel.close()
         self.assert_room()
-        wait_until(lambda: serve.open_files(self.server.process) <= before)
+
+    def test_a_client_that_disappears_frees_its_blocks_and_files(self):
+        self.disappear(4)  # gRPC makes descriptors of its own as it needs them, and keeps them
+        time.sleep(1)
+        before = serve.open_files(self.server.process)
+        self.disappear(16)
+        wait_until(lambda: serve.open_files(self.server.process) <= before + 2)  # fewer than one for each
 
     def test_abort_ends_requests_by_name(self):
         calls = [self.server.inference.GenerateStream(long_request(480, request_id=name)) for name in "abb"]
