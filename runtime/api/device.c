@@ -23,20 +23,14 @@ static rc_code open_cuda(const mica_options *o, mica__device *out, rc_msg *msg)
     return RC_OK;
 }
 
-static rc_code choose_auto(const mica_options *o, mica__device *out, rc_msg *msg)
+static void choose_auto(const mica_options *o, mica__device *out)
 {
     rc_msg why;
-    char line[RC_TEXT_BYTES + 64];
     rc_code code =
         has_driver() ? open_cuda(o, out, &why) : rc_fail(RC_UNAVAILABLE, &why, "there is no NVIDIA driver");
-    (void)msg;
     if (code != RC_OK) *out = (mica__device){.backend = rt_backend_cpu()};
-    if (code == RC_OK)
-        snprintf(line, sizeof line, "device: cuda");
-    else
-        snprintf(line, sizeof line, "device: cpu, since %s", why.text);
-    if (o->log) o->log(o->log_ctx, 'I', line);
-    return RC_OK;
+    if (code == RC_OK) snprintf(out->why, sizeof out->why, "device: cuda");
+    else snprintf(out->why, sizeof out->why, "device: cpu, since %.560s", why.text);
 }
 
 static rc_code check_utilization(const mica_options *o, rc_msg *msg)
@@ -54,7 +48,10 @@ rc_code mica__device_choose(const mica_options *o, mica__device *out, rc_msg *ms
     *out = (mica__device){.backend = rt_backend_cpu()};
     RC_TRY(check_utilization(o, msg));
     if (!strcmp(name, "cpu")) return RC_OK;
-    if (!strcmp(name, "auto")) return choose_auto(o, out, msg);
+    if (!strcmp(name, "auto")) {
+        choose_auto(o, out);
+        return RC_OK;
+    }
     if (strcmp(name, "cuda"))
         return rc_about(
             rc_fail(RC_INVALID_ARGUMENT, msg, "--device must be auto, cpu or cuda, got '%s'", name), msg,

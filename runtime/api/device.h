@@ -8,9 +8,10 @@
 typedef struct mica__device {
     const rt_backend *backend;
     const rt_plugin *plugin; /* NULL: the CPU */
+    char why[RC_TEXT_BYTES]; /* of auto: "device: cpu, since ..."; empty where it was asked for by name */
 } mica__device;
 
-/* --device auto|cpu|cuda. auto tells on the log which it is, and why not the other.
+/* --device auto|cpu|cuda.
  * Errors  INVALID_ARGUMENT: another word, or a utilization that is not above 0 and at most 1. UNAVAILABLE:
  * cuda is asked for and can't be used. */
 RC_MUST_CHECK rc_code mica__device_choose(const mica_options *o, mica__device *out, rc_msg *msg);

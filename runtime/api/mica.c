@@ -102,6 +102,7 @@ static rc_code open_parts(mica *m, rc_msg *err)
     RC_TRY(start(m, err));
     RC_TRY(load_adapters(m, err));
     m->planned_bytes = mica__plan_bytes(&m->plan) + 2 * m->bytes_adapters + program;
+    if (m->o.log && *m->device.why) m->o.log(m->o.log_ctx, 'I', m->device.why);
     mica__plan_print(m, program);
     return RC_OK;
 }
