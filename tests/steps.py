@@ -21,8 +21,8 @@ MODEL = BUILD / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 VENV_PACKAGES = ["tokenizers==0.23.3", "gguf==0.19.0"]
 JOBS = str(os.cpu_count() or 2)
 # Sanitized builds are slow: they run what touches most code. Names are parts of test names.
-E2E_DEV = ["test_cache", "test_requests", "test_serve", "granite_float32", "hybrid_bfloat16", "llama_bias_float32",
-           "same_bits"]
+E2E_DEV = ["test_cache", "test_requests", "test_serve", "test_bench_serve", "granite_float32", "hybrid_bfloat16",
+           "llama_bias_float32", "same_bits"]
 E2E_TSAN = ["test_cache", "granite_float32", "same_bits", "test_serve.Adapters",
             "test_serve.Ending", "test_serve.SameAnswers", "test_serve_tenants", "test_serve_lazy", "test_serve_log",
             "test_serve_http"]

@@ -18,6 +18,7 @@ enum {
     MESSAGE_BYTES_MAX = 64 << 20,
     KEEPALIVE_MS = 30000, /* a server whose machine is gone is noticed within these two */
     KEEPALIVE_WAIT_MS = 10000,
+    CONNECT_MS = 10000, /* for one try: gRPC core's least backoff is also this */
     RECONNECT_MIN_MS = 100,
     RECONNECT_MAX_MS = 2000,
     TEXT_MAX = 300
@@ -100,7 +101,7 @@ static grpc_channel *make_channel(const char *target, grpc_channel_credentials *
         number(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
         number(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_WAIT_MS),
         number(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, RECONNECT_MIN_MS),
-        number(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RECONNECT_MIN_MS),
+        number(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
         number(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RECONNECT_MAX_MS)};
     grpc_channel_args all = {sizeof args / sizeof *args, args};
     return grpc_channel_create(target, credentials, &all);
