@@ -25,13 +25,19 @@ class Lines(unittest.TestResult):
     def __init__(self):
         super().__init__()
         self.passed = self.failed = self.skipped_count = 0
+        self.bad = None
 
     def startTest(self, test):
         super().startTest(test)
         self.started, self.bad = time.monotonic(), []
 
     def addFailure(self, test, err):
-        self.bad.append(self._exc_info_to_string(err, test))
+        text = self._exc_info_to_string(err, test)
+        if self.bad is None:  # not of a test: its class could not be set up or torn down
+            self.failed += 1
+            print(f"FAIL  {name_of(test)}\n    " + text.strip().replace("\n", "\n    "), flush=True)
+        else:
+            self.bad.append(text)
 
     addError = addFailure
 
@@ -53,6 +59,7 @@ class Lines(unittest.TestResult):
         print(f"{'FAIL' if self.bad else 'ok'}{'' if self.bad else '  '}  {name_of(test)}  {took:.1f} s", flush=True)
         for text in self.bad:
             print("    " + text.strip().replace("\n", "\n    "), flush=True)
+        self.bad = None
 
 
 def name_of(test):
