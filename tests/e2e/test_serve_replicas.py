@@ -17,6 +17,7 @@ from serve import control, grpc, inference
 GRANITE = mica.GOLDEN / "granite"
 RECIPE = mica.ROOT / "runtime/server/deploy/haproxy.cfg"
 SESSIONS = 30
+CROWD = 200  # streams beside which one outlives two failed checks
 NAMES = ("mica1", "mica2", "mica3")
 
 
@@ -54,7 +55,7 @@ class Replicas(unittest.TestCase):
     def start(self, grpc_port=0, port=0):
         name = f"replica-{time.monotonic_ns()}"
         return serve.Server(GRANITE, ["--max-model-len", 512, "--kv-cache-memory-bytes", "64M", "--grpc-port",
-                                      grpc_port, "--port", port, "--served-model-name", name])
+                                      grpc_port, "--port", port, "--drain-seconds", 300, "--served-model-name", name])
 
     def start_proxy(self):
         self.port = free_port()
@@ -65,8 +66,14 @@ class Replicas(unittest.TestCase):
         config = pathlib.Path(self.folder.name) / "haproxy.cfg"
         config.write_text(text)
         subprocess.run(["haproxy", "-c", "-f", config], check=True, capture_output=True)
-        return subprocess.Popen(["haproxy", "-db", "-f", config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL)
+        proxy = subprocess.Popen(["haproxy", "-db", "-f", config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
+        self.wait_for(self.listens)  # before gRPC tries: after a refusal it would wait for long
+        return proxy
+
+    def listens(self):
+        with socket.socket() as s:
+            return s.connect_ex(("127.0.0.1", self.port)) == 0
 
     def end(self):
         self.channel.close()
@@ -129,6 +136,32 @@ class Replicas(unittest.TestCase):
             self.assertNotEqual(replica, left)
             if before[session] != left:
                 self.assertEqual(replica, before[session])
+
+    def test_a_stream_of_a_draining_replica_ends_whole(self):
+        left = self.servers[self.replica_of("session 1")]
+        whole = sum((list(m.outputs.token_ids) for m in left.inference.GenerateStream(request(450))), [])
+        call = self.stub.GenerateStream(request(450), metadata=(("x-session", "session 1"),))
+        got = list(next(call).outputs.token_ids)
+        crowd = [left.inference.GenerateStream(request(450)) for _ in range(CROWD)]  # beside it: it takes longer
+        next(crowd[-1])
+        left.process.terminate()
+        self.wait_for(lambda: self.servers[self.replica_of("session 1")] is not left)  # HAProxy has seen /health's 503
+        self.assertIsNone(left.process.poll(), "all is over already, so this shows nothing")
+        for m in call:
+            got += m.outputs.token_ids
+        self.assertEqual(got, whole)
+        self.assertEqual(left.process.wait(60), 0)
+
+    def test_calls_without_an_answer_go_to_another_replica(self):
+        metadata = (("x-session", "session 4"),)
+        name = self.replica_of("session 4")
+        want = [list(m.outputs.token_ids) for m in self.servers[name].inference.GenerateStream(request(20))]
+        self.servers[name].process.send_signal(signal.SIGSTOP)  # it takes calls, and says nothing
+        calls = [self.stub.Generate.future(request(20), metadata=metadata, timeout=60) for _ in range(4)]
+        time.sleep(0.2)  # they are there; too soon for two checks to have failed
+        self.servers[name].process.send_signal(signal.SIGKILL)
+        for c in calls:
+            self.assertEqual(list(c.result().outputs.token_ids), sum(want, []))
 
     def test_streams_flow_and_a_broken_one_ends(self):
         metadata = (("x-session", "session 2"),)
