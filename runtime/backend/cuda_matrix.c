@@ -81,12 +81,11 @@ void rt_cuda__matrix_destroy(rt_device *d, rt_matrix *m)
     free(m);
 }
 
-/* The padding is zero, and so are x's numbers there. */
-static void stage_row(const rt_matrix *m, const void *src, rc_dtype type, char *to)
+/* Behind a staged row's numbers are zeros, and so are x's there. */
+static void clear_padding(const rt_matrix *m, char *row)
 {
     size_t used = m->k * rc_dtype_bytes(m->stored);
-    rt_cuda__convert(src, type, m->k, m->stored, to);
-    memset(to + used, 0, row_bytes(m->k, m->stored) - used);
+    memset(row + used, 0, row_bytes(m->k, m->stored) - used);
 }
 
 void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
@@ -98,9 +97,11 @@ void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void 
     for (uint32_t done = 0; done < rows; done += most) {
         uint32_t now = rows - done < most ? rows - done : most;
         char *stage = rt_cuda__stage_take(m->device);
-        for (uint32_t i = 0; i < now; i++)
-            stage_row(m, (const char *)src + (done + i) * src_stride * rc_dtype_bytes(src_type), src_type,
-                      stage + i * each);
+        for (uint32_t i = 0; i < now; i++) {
+            const char *from = (const char *)src + (done + i) * src_stride * rc_dtype_bytes(src_type);
+            rt_cuda__convert(from, src_type, m->k, m->stored, stage + i * each);
+            clear_padding(m, stage + i * each);
+        }
         cudaError_t error =
             rt_cuda__stage_send(m->device, stage, (char *)m->data + (row + done) * each, now * each);
         rt_cuda__check(m->device, error, "upload");
@@ -140,8 +141,8 @@ void rt_cuda__quant_fill(rt_matrix *m, uint32_t row, const void *blocks)
         rt_quant_values(q, &g, values);
         rt_cuda__convert(values, RC_F32, q->group, m->stored, stage + k * rc_dtype_bytes(m->stored));
     }
-    size_t used = m->k * rc_dtype_bytes(m->stored), each = row_bytes(m->k, m->stored);
-    memset(stage + used, 0, each - used);
+    size_t each = row_bytes(m->k, m->stored);
+    clear_padding(m, stage);
     rt_cuda__check(m->device, rt_cuda__stage_send(m->device, stage, (char *)m->data + row * each, each),
                    "upload");
 }

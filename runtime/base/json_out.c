@@ -169,3 +169,21 @@ void rt_json_null(rt_bytes *b)
 {
     rt_json_raw(b, "null", 4);
 }
+
+void rt_json_add_text(rt_bytes *b, const char *key, const char *text)
+{
+    rt_json_key(b, key);
+    rt_json_text(b, text);
+}
+
+void rt_json_add_u64(rt_bytes *b, const char *key, uint64_t value)
+{
+    rt_json_key(b, key);
+    rt_json_u64(b, value);
+}
+
+void rt_json_add_f64(rt_bytes *b, const char *key, double value)
+{
+    rt_json_key(b, key);
+    rt_json_f64(b, value);
+}

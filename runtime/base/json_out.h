@@ -31,6 +31,10 @@ void rt_json_f32(rt_bytes *b, float value);
 void rt_json_f64(rt_bytes *b, double value);
 void rt_json_bool(rt_bytes *b, bool value);
 void rt_json_null(rt_bytes *b);
+/* A member: key and value. */
+void rt_json_add_text(rt_bytes *b, const char *key, const char *text);
+void rt_json_add_u64(rt_bytes *b, const char *key, uint64_t value);
+void rt_json_add_f64(rt_bytes *b, const char *key, double value);
 void rt_json_raw(rt_bytes *b, const char *json, size_t bytes); /* a finished value */
 
 #ifdef __cplusplus

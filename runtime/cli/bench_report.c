@@ -66,31 +66,13 @@ void rt__bench_print(const rt_bench *b, rt_bench_result *r)
     printf("peak RSS   %s\n", rt_size_text(f.peak_rss_bytes, rss, sizeof rss));
 }
 
-static void write_number(rt_bytes *out, const char *key, double value)
-{
-    rt_json_key(out, key);
-    rt_json_f64(out, value);
-}
-
-static void write_count(rt_bytes *out, const char *key, uint64_t value)
-{
-    rt_json_key(out, key);
-    rt_json_u64(out, value);
-}
-
-static void write_text(rt_bytes *out, const char *key, const char *value)
-{
-    rt_json_key(out, key);
-    rt_json_text(out, value);
-}
-
 static void write_percentiles(rt_bytes *out, const char *key, rt_samples *s)
 {
     rt_json_key(out, key);
     rt_json_open(out, '{');
-    write_number(out, "p50", median(s));
-    write_number(out, "p90", rt_samples_percentile(s, 90));
-    write_number(out, "p99", rt_samples_percentile(s, 99));
+    rt_json_add_f64(out, "p50", median(s));
+    rt_json_add_f64(out, "p90", rt_samples_percentile(s, 90));
+    rt_json_add_f64(out, "p99", rt_samples_percentile(s, 99));
     rt_json_close(out, '}');
 }
 
@@ -99,28 +81,28 @@ static void write_settings(const rt_bench *b, rt_bytes *out)
     const rt_bench_flags *f = b->flags;
     rt_json_key(out, "settings");
     rt_json_open(out, '{');
-    write_text(out, "model", f->engine.options.model);
-    write_text(out, "load_format", f->engine.load_format);
-    write_text(out, "dtype", b->info.dtype);
-    write_text(out, "device", b->info.device);
-    write_count(out, "threads", f->engine.options.threads); /* 0: all cores */
-    write_count(out, "seed", f->engine.options.seed);
-    write_count(out, "max_model_len", b->info.max_model_len);
-    write_count(out, "block_size", b->info.block_size);
-    write_count(out, "blocks", b->info.blocks);
-    write_count(out, "max_num_seqs", b->info.max_num_seqs);
-    write_count(out, "max_num_batched_tokens", b->info.max_num_batched_tokens);
+    rt_json_add_text(out, "model", f->engine.options.model);
+    rt_json_add_text(out, "load_format", f->engine.load_format);
+    rt_json_add_text(out, "dtype", b->info.dtype);
+    rt_json_add_text(out, "device", b->info.device);
+    rt_json_add_u64(out, "threads", f->engine.options.threads); /* 0: all cores */
+    rt_json_add_u64(out, "seed", f->engine.options.seed);
+    rt_json_add_u64(out, "max_model_len", b->info.max_model_len);
+    rt_json_add_u64(out, "block_size", b->info.block_size);
+    rt_json_add_u64(out, "blocks", b->info.blocks);
+    rt_json_add_u64(out, "max_num_seqs", b->info.max_num_seqs);
+    rt_json_add_u64(out, "max_num_batched_tokens", b->info.max_num_batched_tokens);
     rt_json_key(out, "enable_prefix_caching");
     rt_json_bool(out, f->engine.enable_prefix_caching);
-    write_count(out, "input_len", f->input_len);
-    write_count(out, "output_len", f->output_len);
-    write_count(out, "prefix_len", f->prefix_len);
-    write_count(out, b->is_throughput ? "num_prompts" : "batch_size", b->prompts);
-    if (!b->is_throughput) write_count(out, "num_iters", f->num_iters);
-    write_count(out, "synthetic_loras", f->synthetic_loras);
-    write_count(out, "synthetic_lora_rank", f->synthetic_lora_rank);
-    write_text(out, "synthetic_lora_targets", f->synthetic_lora_targets);
-    write_text(out, "synthetic_lora_kind", f->synthetic_lora_kind);
+    rt_json_add_u64(out, "input_len", f->input_len);
+    rt_json_add_u64(out, "output_len", f->output_len);
+    rt_json_add_u64(out, "prefix_len", f->prefix_len);
+    rt_json_add_u64(out, b->is_throughput ? "num_prompts" : "batch_size", b->prompts);
+    if (!b->is_throughput) rt_json_add_u64(out, "num_iters", f->num_iters);
+    rt_json_add_u64(out, "synthetic_loras", f->synthetic_loras);
+    rt_json_add_u64(out, "synthetic_lora_rank", f->synthetic_lora_rank);
+    rt_json_add_text(out, "synthetic_lora_targets", f->synthetic_lora_targets);
+    rt_json_add_text(out, "synthetic_lora_kind", f->synthetic_lora_kind);
     rt_json_close(out, '}');
 }
 
@@ -128,16 +110,16 @@ void rt__bench_write(const rt_bench *b, rt_bench_result *r, rt_bytes *out)
 {
     figures f = figures_of(b, r);
     rt_json_open(out, '{');
-    write_text(out, "benchmark", b->is_throughput ? "throughput" : "latency");
-    write_text(out, "version", MICA_VERSION);
-    write_number(out, "prefill_tokens_per_s", f.prefill_tokens_per_s);
-    write_number(out, "decode_tokens_per_s", f.decode_tokens_per_s);
-    write_number(out, "requests_per_s", f.requests_per_s);
-    write_number(out, "total_tokens_per_s", f.total_tokens_per_s);
-    write_number(out, "elapsed_s", f.seconds);
+    rt_json_add_text(out, "benchmark", b->is_throughput ? "throughput" : "latency");
+    rt_json_add_text(out, "version", MICA_VERSION);
+    rt_json_add_f64(out, "prefill_tokens_per_s", f.prefill_tokens_per_s);
+    rt_json_add_f64(out, "decode_tokens_per_s", f.decode_tokens_per_s);
+    rt_json_add_f64(out, "requests_per_s", f.requests_per_s);
+    rt_json_add_f64(out, "total_tokens_per_s", f.total_tokens_per_s);
+    rt_json_add_f64(out, "elapsed_s", f.seconds);
     write_percentiles(out, "ttft_ms", &r->ttft_ms);
     write_percentiles(out, "itl_ms", &r->itl_ms);
-    write_count(out, "peak_rss_bytes", f.peak_rss_bytes);
+    rt_json_add_u64(out, "peak_rss_bytes", f.peak_rss_bytes);
     write_settings(b, out);
     rt_json_close(out, '}');
     rt_bytes_add_byte(out, '\n');

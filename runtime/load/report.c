@@ -132,36 +132,18 @@ rc_code rt_load_print(const rt_load *l, rc_msg *msg)
 
 /* ---- JSON ---- */
 
-static void write_number(rt_bytes *out, const char *key, double value)
-{
-    rt_json_key(out, key);
-    rt_json_f64(out, value);
-}
-
-static void write_count(rt_bytes *out, const char *key, uint64_t value)
-{
-    rt_json_key(out, key);
-    rt_json_u64(out, value);
-}
-
-static void write_text(rt_bytes *out, const char *key, const char *value)
-{
-    rt_json_key(out, key);
-    rt_json_text(out, value);
-}
-
 static void write_samples(rt_bytes *out, const char *name, rt_samples *s)
 {
     char key[24];
     snprintf(key, sizeof key, "%s_ms", name);
     rt_json_key(out, key);
     rt_json_open(out, '{');
-    write_number(out, "mean", mean(s));
-    write_number(out, "p50", rt_samples_percentile(s, 50));
-    write_number(out, "p90", rt_samples_percentile(s, 90));
-    write_number(out, "p95", rt_samples_percentile(s, 95));
-    write_number(out, "p99", rt_samples_percentile(s, 99));
-    write_number(out, "max", rt_samples_percentile(s, 100));
+    rt_json_add_f64(out, "mean", mean(s));
+    rt_json_add_f64(out, "p50", rt_samples_percentile(s, 50));
+    rt_json_add_f64(out, "p90", rt_samples_percentile(s, 90));
+    rt_json_add_f64(out, "p95", rt_samples_percentile(s, 95));
+    rt_json_add_f64(out, "p99", rt_samples_percentile(s, 99));
+    rt_json_add_f64(out, "max", rt_samples_percentile(s, 100));
     rt_json_close(out, '}');
 }
 
@@ -169,19 +151,19 @@ static void write_samples(rt_bytes *out, const char *name, rt_samples *s)
 static void write_group(const rt_load *l, rt_load_group *g, rt_bytes *out)
 {
     double s = seconds_of(l);
-    write_count(out, "num_requests", g->requests);
-    write_count(out, "completed", g->done);
-    write_count(out, "failed", g->failed);
-    write_count(out, "total_input_tokens", g->prompt_tokens);
-    write_count(out, "total_output_tokens", g->output_tokens);
-    write_count(out, "cached_tokens", g->cached_tokens);
-    write_number(out, "cache_hit_rate", share((double)g->cached_tokens, (double)g->prompt_tokens));
-    write_number(out, "request_throughput", rate((double)g->done, s));
-    write_number(out, "output_throughput", rate((double)g->output_tokens, s));
-    write_number(out, "total_token_throughput", rate((double)(g->prompt_tokens + g->output_tokens), s));
+    rt_json_add_u64(out, "num_requests", g->requests);
+    rt_json_add_u64(out, "completed", g->done);
+    rt_json_add_u64(out, "failed", g->failed);
+    rt_json_add_u64(out, "total_input_tokens", g->prompt_tokens);
+    rt_json_add_u64(out, "total_output_tokens", g->output_tokens);
+    rt_json_add_u64(out, "cached_tokens", g->cached_tokens);
+    rt_json_add_f64(out, "cache_hit_rate", share((double)g->cached_tokens, (double)g->prompt_tokens));
+    rt_json_add_f64(out, "request_throughput", rate((double)g->done, s));
+    rt_json_add_f64(out, "output_throughput", rate((double)g->output_tokens, s));
+    rt_json_add_f64(out, "total_token_throughput", rate((double)(g->prompt_tokens + g->output_tokens), s));
     if (rt_load_slo_is_set(&l->o->slo)) {
-        write_count(out, "good", g->good);
-        write_number(out, "request_goodput", rate((double)g->good, s));
+        rt_json_add_u64(out, "good", g->good);
+        rt_json_add_f64(out, "request_goodput", rate((double)g->good, s));
     }
     for (int i = 0; i < RT_LOAD_METRICS; i++) write_samples(out, rt_load_metric_names[i], &g->ms[i]);
     write_samples(out, "queued", &g->queued_ms);
@@ -217,8 +199,8 @@ static void write_errors(const rt_load *l, rt_bytes *out)
         if (!count) continue;
         rt_json_key(out, rpc_status_name(i));
         rt_json_open(out, '{');
-        write_count(out, "count", count);
-        write_text(out, "first", l->said[i]);
+        rt_json_add_u64(out, "count", count);
+        rt_json_add_text(out, "first", l->said[i]);
         rt_json_close(out, '}');
     }
     rt_json_close(out, '}');
@@ -229,8 +211,8 @@ static void write_settings(const rt_load *l, rt_bytes *out)
     const rt_load_options *o = l->o;
     rt_json_key(out, "settings");
     rt_json_open(out, '{');
-    write_text(out, "target", o->target);
-    write_text(out, "model", l->model);
+    rt_json_add_text(out, "target", o->target);
+    rt_json_add_text(out, "model", l->model);
     rt_json_key(out, "request_rate");
     if (isnan(o->rate))
         rt_json_null(out);
@@ -238,17 +220,17 @@ static void write_settings(const rt_load *l, rt_bytes *out)
         rt_json_text(out, "inf");
     else
         rt_json_f64(out, o->rate);
-    write_number(out, "ramp_seconds", o->ramp_s);
-    write_count(out, "num_prompts", o->plan->count);
-    write_count(out, "turns", o->turns);
-    write_count(out, "prefix_len", o->prefix_len);
-    write_count(out, "max_concurrency", o->max_concurrency);
-    write_count(out, "vocab_size", l->vocab);
-    write_count(out, "seed", o->seed);
+    rt_json_add_f64(out, "ramp_seconds", o->ramp_s);
+    rt_json_add_u64(out, "num_prompts", o->plan->count);
+    rt_json_add_u64(out, "turns", o->turns);
+    rt_json_add_u64(out, "prefix_len", o->prefix_len);
+    rt_json_add_u64(out, "max_concurrency", o->max_concurrency);
+    rt_json_add_u64(out, "vocab_size", l->vocab);
+    rt_json_add_u64(out, "seed", o->seed);
     rt_json_key(out, "goodput");
     rt_json_open(out, '{');
     for (int i = 0; i < RT_LOAD_METRICS; i++)
-        if (o->slo.ms[i] > 0) write_number(out, rt_load_metric_names[i], o->slo.ms[i]);
+        if (o->slo.ms[i] > 0) rt_json_add_f64(out, rt_load_metric_names[i], o->slo.ms[i]);
     rt_json_close(out, '}');
     rt_json_close(out, '}');
 }
@@ -256,12 +238,12 @@ static void write_settings(const rt_load *l, rt_bytes *out)
 static rc_code write_body(const rt_load *l, rt_load_group *all, rt_bytes *out, rc_msg *msg)
 {
     rt_json_open(out, '{');
-    write_text(out, "benchmark", "serve");
-    write_text(out, "version", l->o->version);
-    write_number(out, "duration", seconds_of(l));
+    rt_json_add_text(out, "benchmark", "serve");
+    rt_json_add_text(out, "version", l->o->version);
+    rt_json_add_f64(out, "duration", seconds_of(l));
     write_group(l, all, out);
-    write_count(out, "not_sent", all->requests - all->done - all->failed);
-    write_count(out, "peak_concurrency", l->peak);
+    rt_json_add_u64(out, "not_sent", all->requests - all->done - all->failed);
+    rt_json_add_u64(out, "peak_concurrency", l->peak);
     write_errors(l, out);
     RC_TRY(write_groups(l, "loras", l->o->loras, true, out, msg));
     RC_TRY(write_groups(l, "tenants", l->o->tenants, false, out, msg));

@@ -15,14 +15,7 @@ static void add_time(rt_bytes *out, int64_t unix_ns)
     gmtime_r(&seconds, &t);
     size_t n = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &t);
     snprintf(text + n, sizeof text - n, ".%03" PRId64 "Z", unix_ns / 1000000 % 1000);
-    rt_json_key(out, "time");
-    rt_json_text(out, text);
-}
-
-static void add_text(rt_bytes *out, const char *key, const char *text)
-{
-    rt_json_key(out, key);
-    rt_json_text(out, text);
+    rt_json_add_text(out, "time", text);
 }
 
 static void add_bytes(rt_bytes *out, const char *key, mica_text text)
@@ -32,12 +25,6 @@ static void add_bytes(rt_bytes *out, const char *key, mica_text text)
         rt_json_string(out, text.bytes, text.count);
     else
         rt_json_null(out);
-}
-
-static void add_number(rt_bytes *out, const char *key, uint64_t value)
-{
-    rt_json_key(out, key);
-    rt_json_u64(out, value);
 }
 
 /* To the microsecond. */
@@ -74,18 +61,18 @@ void rt__request_log_add(rt_bytes *out, const rt_request_record *r)
     const rt_request_times *t = &r->facts->times;
     rt_json_open(out, '{');
     add_time(out, r->unix_ns);
-    add_text(out, "event", "request");
-    add_text(out, "request_id", r->request_id);
+    rt_json_add_text(out, "event", "request");
+    rt_json_add_text(out, "request_id", r->request_id);
     add_bytes(out, "x_request_id", r->x_request_id);
     add_bytes(out, "traceparent", r->traceparent);
-    add_text(out, "tenant", r->tenant);
-    add_text(out, "model", r->model);
-    add_text(out, "adapter", r->adapter);
-    add_text(out, "status", status_of(r->code));
-    add_text(out, "finish", finish_of(r->facts->finish));
-    add_number(out, "prompt_tokens", r->facts->prompt_tokens);
-    add_number(out, "cached_tokens", r->cached_tokens);
-    add_number(out, "generated_tokens", r->facts->generated_tokens);
+    rt_json_add_text(out, "tenant", r->tenant);
+    rt_json_add_text(out, "model", r->model);
+    rt_json_add_text(out, "adapter", r->adapter);
+    rt_json_add_text(out, "status", status_of(r->code));
+    rt_json_add_text(out, "finish", finish_of(r->facts->finish));
+    rt_json_add_u64(out, "prompt_tokens", r->facts->prompt_tokens);
+    rt_json_add_u64(out, "cached_tokens", r->cached_tokens);
+    rt_json_add_u64(out, "generated_tokens", r->facts->generated_tokens);
     add_span(out, "queue_ms", t->arrived, t->admitted);
     add_span(out, "ttft_ms", t->arrived, t->first_token);
     add_span(out, "total_ms", t->arrived, t->ended ? t->ended : r->now_ns);

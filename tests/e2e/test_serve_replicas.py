@@ -11,6 +11,7 @@ import unittest
 import urllib.request
 
 import mica
+import processes
 import serve
 from serve import control, grpc, inference
 
@@ -19,12 +20,6 @@ RECIPE = mica.ROOT / "runtime/server/deploy/haproxy.cfg"
 SESSIONS = 30
 CROWD = 200  # streams beside which one outlives two failed checks
 NAMES = ("mica1", "mica2", "mica3")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def port_of(address):
@@ -58,7 +53,7 @@ class Replicas(unittest.TestCase):
                                       grpc_port, "--port", port, "--drain-seconds", 300, "--served-model-name", name])
 
     def start_proxy(self):
-        self.port = free_port()
+        self.port = processes.free_port()
         text = RECIPE.read_text().replace("127.0.0.1:50050", f"127.0.0.1:{self.port}")
         for i, s in enumerate(self.servers.values(), 1):
             text, count = re.subn(rf"127.0.0.1:5005{i} port 800{i}", f"{s.address} port {port_of(s.http)}", text)
