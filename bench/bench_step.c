@@ -17,6 +17,11 @@ static void copy_rows(void *ctx, uint32_t from, uint32_t to, uint32_t rows)
     (void)ctx, (void)from, (void)to, (void)rows;
 }
 static void forward(void *ctx, const rt_step *step) { (void)ctx, (void)step; }
+static rc_code status(void *ctx, rc_msg *msg)
+{
+    (void)ctx, (void)msg;
+    return RC_OK;
+}
 
 static double now(void)
 {
@@ -70,6 +75,7 @@ static rt_engine *make_engine(uint32_t seqs, uint32_t context, device *d)
                        .copy_rows = copy_rows,
                        .forward = forward,
                        .logits = logits,
+                       .status = status,
                        .parallel = parallel,
                        .parts = 1};
     if (rt_engine_create(&o, &e, &msg) == RC_OK) return e;
