@@ -9,6 +9,8 @@ enum {
     BLOCKS_MAX = 1 << 24,
     BLOCKS_DEFAULT_MAX = 1 << 18, /* what small models get: 4 M positions at 16 a block */
     LOGIT_ROWS_MAX = 64,          /* rows of logits at a time: 64 * 100k * 4 bytes are 25 MB */
+    LISTS_MAX = 8192,             /* words of one row's biases, history and masked ids on a device */
+    ALL_LISTS_MAX = 1 << 21,      /* and of a whole step's */
     QUEUE_MAX = 16384             /* sequences waiting beyond those that run */
 };
 
@@ -88,6 +90,8 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
     const rt_model_config *c = &r->info.own;
     kv_layout layout = {c->layers, c->kv_heads, c->head_dim, p->block_size, p->kv_element_bytes};
     uint32_t rows = p->engine.rows_max, logits = rows < LOGIT_ROWS_MAX ? rows : LOGIT_ROWS_MAX;
+    uint32_t draws = p->engine.running_max < rows ? p->engine.running_max : rows;
+    uint32_t lists = ALL_LISTS_MAX / draws;
     size_t table = (positions + p->block_size - 1) / p->block_size;
     r->limits = (rt_model_limits){rows, logits, positions, layout};
     r->device = (rt_device_options){.threads = threads_of(threads, i, p->ranks_count),
@@ -103,6 +107,8 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .heads = c->heads,
                                     .table_words_max = (uint32_t)(table * p->engine.running_max),
                                     .host_floats = (size_t)logits * c->vocab,
+                                    .draws_max = draws,
+                                    .lists_max = lists < LISTS_MAX ? lists : LISTS_MAX,
                                     .batch_invariant = o->batch_invariant,
                                     .ordinal = processes->launch.local * p->ranks_count + i};
     r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);

@@ -5,8 +5,8 @@
  * op; what a backend rounds to on the way into a product (bf16 operands) is its own affair, fixed by
  * dtype and device, never by the batch.
  *
- * Memory   weights, K/V and activations live in the backend; the host reads logits only. Nothing is
- *          allocated by the step's ops (from `embed` on).
+ * Memory   weights, K/V and activations live in the backend; the host reads logits, or what was picked from
+ *          them. Nothing is allocated by the step's ops (from `embed` on).
  * Threads  ops are called by one thread (the engine's) and run in order. adapter_attach may run on
  *          another thread at the same time as ops that do not use that slot.
  * Exact    CPU: a row of any op's output depends on that row's inputs alone, bit for bit (design: same
@@ -23,34 +23,37 @@
 #include "proto/dtype.h"
 #include "proto/rc.h"
 #include "runtime/backend/group.h"
+#include "runtime/backend/pick.h"
 #include "runtime/backend/quant.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 5 };
+enum { RT_BACKEND_ABI = 6 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
 
 typedef struct rt_device_options {
-    uint32_t threads;       /* 0: all cores */
-    const char *kernels;    /* CPU family: "auto", "portable", "avx2", "avx512", "avx512_bf16" */
-    uint32_t rows_max;      /* T of any step */
-    uint32_t width_max;     /* widest K or N of any product but the head's */
-    uint32_t slots_max;     /* adapter slots */
-    uint32_t layers;        /* of the model; an adapter slot has one entry for each */
-    uint32_t linears;       /* adaptable linears per layer */
+    uint32_t threads;    /* 0: all cores */
+    const char *kernels; /* CPU family: "auto", "portable", "avx2", "avx512", "avx512_bf16" */
+    uint32_t rows_max;   /* T of any step */
+    uint32_t width_max;  /* widest K or N of any product but the head's */
+    uint32_t slots_max;  /* adapter slots */
+    uint32_t layers;     /* of the model; an adapter slot has one entry for each */
+    uint32_t linears;    /* adaptable linears per layer */
     uint32_t lora_rank_max;
-    kv_layout kv;           /* blocks' geometry */
+    kv_layout kv; /* blocks' geometry */
     uint32_t kv_blocks;
-    uint32_t heads;         /* query heads */
-    rt_group *group;        /* NULL: alone; else the other ranks, each with a shard of its own. Borrowed */
-    uint32_t ordinal;       /* which of the host's devices; the CPU is one */
+    uint32_t heads;           /* query heads */
+    rt_group *group;          /* NULL: alone; else the other ranks, each with a shard of its own. Borrowed */
+    uint32_t ordinal;         /* which of the host's devices; the CPU is one */
     uint32_t table_words_max; /* block ids that the sequences of a step have in all */
-    size_t host_floats;     /* most that host_rows is asked for */
-    bool batch_invariant;   /* a row's bits must not depend on the batch, at some cost; the CPU's never do */
+    size_t host_floats;       /* most that host_rows is asked for, and logits that pick is given at once */
+    uint32_t draws_max;       /* rows of a step for which a token is drawn */
+    uint32_t lists_max;   /* words of the lists that such a row may bring to `pick`, else it is the host's */
+    bool batch_invariant; /* a row's bits must not depend on the batch, at some cost; the CPU's never do */
 } rt_device_options;
 
 /* A step, told before its ops are called, which then name the plans by these pointers. */
@@ -66,6 +69,7 @@ typedef struct rt_step_plan {
     uint32_t kept_count;
     const kv_plan *kept_kv;
     const adapter_plan *kept_adapters;
+    const rt_pick *picks; /* [kept_count] of the kept rows' logits, or NULL: they will be asked for */
 } rt_step_plan;
 
 /* A product y = x W^T (+ bias), and the adapters' deltas on top. */
@@ -74,7 +78,7 @@ typedef struct rt_linear {
     const float *bias;       /* [N] or NULL */
     const float *x;          /* [rows][K] */
     size_t x_stride;
-    float *y;                /* [rows][N] */
+    float *y; /* [rows][N] */
     size_t y_stride;
     uint32_t rows;
     const adapter_plan *adapters; /* NULL or no segments: base only */
@@ -82,7 +86,7 @@ typedef struct rt_linear {
 } rt_linear;
 
 typedef struct rt_rope {
-    float *q, *k;             /* [rows][stride]; heads at h*D; rotated in place, rotate-half order */
+    float *q, *k; /* [rows][stride]; heads at h*D; rotated in place, rotate-half order */
     size_t stride;
     uint32_t rows, heads, kv_heads, head_dim;
     const uint32_t *positions; /* [rows] */
@@ -171,6 +175,13 @@ typedef struct rt_backend {
     void (*gather_columns)(rt_device *d, float *y, size_t stride, uint32_t rows, uint32_t width);
     /* Host view of `rows` rows of a device buffer, valid until the next op that writes them. */
     const float *(*host_rows)(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
+
+    /* Sampling on the device; both NULL: the host does it, from host_rows. pick: of logits [rows][vocab],
+     * which are those of the step's picks [first, first + rows). picked: waits for the device and gives the
+     * host all of the step's picks, *stride apart, until the next step: the token, with -1 where it is for
+     * the host to do, and the best behind it. Of a group rank 0 picks; for others picked only waits. */
+    void (*pick)(rt_device *d, const float *logits, uint32_t vocab, uint32_t first, uint32_t rows);
+    const mica_top *(*picked)(rt_device *d, uint32_t *stride);
 
     /* RC_OK, or why no result since the last RC_OK can be believed: the device failed, or another rank of
      * its group did. For good: a device that failed can only be closed. Asked once a step, after its results

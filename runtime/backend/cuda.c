@@ -119,7 +119,7 @@ static rc_code memory(uint32_t ordinal, uint64_t *free_bytes, uint64_t *total_by
 /* ---- open and close ---- */
 
 typedef struct cuda_sizes {
-    size_t kv, scratch, attention, lora, words, table, tile, sums;
+    size_t kv, scratch, attention, lora, words, table, tile, sums, weights, picked;
 } cuda_sizes;
 
 static kv_cuda_limits limits_of(const rt_device_options *o)
@@ -143,7 +143,9 @@ static cuda_sizes sizes_of(const rt_device_options *o)
                         .words = rt_cuda__descriptor_words(o, &l) * sizeof(uint32_t),
                         .table = (size_t)o->slots_max * o->layers * o->linears * sizeof(adapter_cuda_linear),
                         .tile = o->batch_invariant ? RT_CUDA_TILE * tile_row : 0,
-                        .sums = rt_cuda__sums_bytes(o)};
+                        .sums = rt_cuda__sums_bytes(o),
+                        .weights = rt_cuda__picks(o) ? 2 * o->host_floats * sizeof(float) : 0,
+                        .picked = rt_cuda__picked_bytes(o)};
 }
 
 static size_t cuda_bytes(const rt_device_options *o)
@@ -152,7 +154,7 @@ static size_t cuda_bytes(const rt_device_options *o)
     /* y of a tile, whose widest is the logits' */
     size_t tile_y = o->batch_invariant ? o->host_floats * sizeof(float) : 0;
     return s.kv + s.scratch + s.attention + s.lora + s.words + s.table + s.tile + tile_y + s.sums +
-           RT_CUDA_WORKSPACE;
+           s.weights + s.picked + RT_CUDA_WORKSPACE;
 }
 
 static rc_code take_device_memory(rt_device *d, rc_msg *msg)
@@ -165,17 +167,20 @@ static rc_code take_device_memory(rt_device *d, rc_msg *msg)
     RC_TRY(rt_cuda__alloc(d, s.table, (void **)&d->table, "the adapters' table", msg));
     RC_TRY(rt_cuda__alloc(d, s.tile, &d->tile_x, "a product's tile", msg));
     RC_TRY(rt_cuda__alloc(d, s.sums, (void **)&d->sums, "the ranks' logits", msg));
+    RC_TRY(rt_cuda__alloc(d, s.weights, (void **)&d->weights, "sampling's weights", msg));
+    RC_TRY(rt_cuda__alloc(d, s.picked, (void **)&d->picked, "tokens", msg));
     RC_TRY(rt_cuda__alloc(d, RT_CUDA_WORKSPACE, &d->workspace, "cuBLASLt's workspace", msg));
     return rt_cuda__alloc(d, s.kv, &d->kv, "K/V", msg);
 }
 
 static rc_code take_host_memory(rt_device *d, rc_msg *msg)
 {
-    size_t words = sizes_of(&d->options).words;
+    size_t words = sizes_of(&d->options).words, picked = sizes_of(&d->options).picked;
     d->slots = calloc(d->options.slots_max + 1, sizeof *d->slots);
     if (!d->slots) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u slots", d->options.slots_max);
     RC_TRY(rt_cuda__stages_create(d, msg));
     cudaError_t error = cudaMallocHost((void **)&d->host, (d->options.host_floats + 1) * sizeof *d->host);
+    if (!error && picked) error = cudaMallocHost((void **)&d->host_picked, picked);
     for (uint32_t i = 0; !error && i < RT_CUDA_DESCRIPTORS; i++) {
         error = cudaMallocHost((void **)&d->descriptors[i], words);
         if (!error) error = cudaEventCreateWithFlags(&d->sent[i], cudaEventDisableTiming);
@@ -216,7 +221,8 @@ static void cuda_close(rt_device *d)
     for (uint32_t i = 0; d->slots && i < d->options.slots_max; i++) rt_cuda__adapter_detach(d, i);
     if (d->uploads) cudaStreamSynchronize(d->uploads);
     void *on_device[] = {d->scratch, d->attention, d->lora, d->words,     d->table,
-                         d->tile_x,  d->tile_y,    d->sums, d->workspace, d->kv};
+                         d->tile_x,  d->tile_y,    d->sums, d->workspace, d->kv,
+                         d->weights, d->picked};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++) cudaFree(on_device[i]);
     for (uint32_t i = 0; i < RT_CUDA_DESCRIPTORS; i++) {
         cudaFreeHost(d->descriptors[i]);
@@ -224,6 +230,7 @@ static void cuda_close(rt_device *d)
     }
     if (d->done) cudaEventDestroy(d->done);
     cudaFreeHost(d->host);
+    cudaFreeHost(d->host_picked);
     rt_cuda__stages_destroy(d);
     rt_cuda__shapes_destroy(d);
     rt_pool_destroy(d->pool);
@@ -309,6 +316,8 @@ static const rt_backend backend = {
     .all_reduce = rt_cuda__all_reduce,
     .gather_columns = rt_cuda__gather_columns,
     .host_rows = rt_cuda__host_rows,
+    .pick = rt_cuda__pick,
+    .picked = rt_cuda__picked,
     .status = rt_cuda__status,
     .parallel = cuda_parallel,
     .threads = cuda_threads,

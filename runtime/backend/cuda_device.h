@@ -21,6 +21,7 @@
 #include "paged_kv/paged_attn_cuda.h"
 #include "runtime/backend/backend.h"
 #include "runtime/backend/cuda_ops.h"
+#include "runtime/backend/cuda_pick.h"
 #include "runtime/backend/pool.h"
 
 enum {
@@ -44,6 +45,7 @@ typedef struct rt_cuda_plans {
 typedef struct rt_cuda_step {
     rt_cuda_plans plans[2]; /* of all rows, and of those that are kept */
     uint32_t tokens_at, positions_at, kept_at, kept_count;
+    uint32_t picks_at, picks_count, picked_stride;
 } rt_cuda_step;
 
 /* Algorithms of products of one shape, by the number of rows. */
@@ -83,8 +85,11 @@ struct rt_device {
     uint32_t *words;            /* the step's descriptor */
     adapter_cuda_linear *table; /* [slots_max][layers][linears] */
     void **slots;               /* [slots_max] an adapter's matrices, on the device */
+    float *weights;             /* [host_floats][2] of what is drawn from; NULL: another rank picks */
+    mica_top *picked;           /* as host_picked */
     /* on the host, pinned */
-    float *host; /* [host_floats] */
+    float *host;           /* [host_floats] */
+    mica_top *host_picked; /* [rows_max][1 + RT_TOPS_MAX] */
     uint32_t *descriptors[RT_CUDA_DESCRIPTORS];
     cudaEvent_t sent[RT_CUDA_DESCRIPTORS], done;
     void *stages[RT_CUDA_STAGES];
@@ -157,6 +162,8 @@ rc_code rt_cuda__adapter_attach(rt_device *d, uint32_t slot, const adapter_weigh
 void rt_cuda__adapter_detach(rt_device *d, uint32_t slot);
 
 /* cuda_step.c */
+bool rt_cuda__picks(const rt_device_options *o); /* whether this rank does */
+size_t rt_cuda__picked_bytes(const rt_device_options *o);
 size_t rt_cuda__descriptor_words(const rt_device_options *o, const kv_cuda_limits *l);
 void rt_cuda__step_begin(rt_device *d, const rt_step_plan *p);
 void rt_cuda__kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
@@ -174,6 +181,8 @@ void rt_cuda__add(rt_device *d, float *h, size_t h_stride, const float *x, size_
 void rt_cuda__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
                         uint32_t count);
 void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
+void rt_cuda__pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t first, uint32_t rows);
+const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride);
 const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
 
 /* cuda_group.c */

@@ -1,10 +1,22 @@
 /* A step: one descriptor with all that the host has to say, then the ops, which only launch. */
 #include "runtime/backend/cuda_device.h"
 
-/* tokens, positions, kept rows; and for all rows and for the kept ones: K/V and adapters. */
+bool rt_cuda__picks(const rt_device_options *o)
+{
+    return !o->group || o->group->rank == 0;
+}
+
+/* tokens, positions, kept rows; for all rows and for the kept ones K/V and adapters; picks. */
 size_t rt_cuda__descriptor_words(const rt_device_options *o, const kv_cuda_limits *l)
 {
-    return 3 * (size_t)o->rows_max + 2 * (kv_cuda_plan_words(l) + adapter_cuda_plan_words(o->rows_max));
+    size_t plans = kv_cuda_plan_words(l) + adapter_cuda_plan_words(o->rows_max);
+    size_t picks = rt_cuda__picks(o) ? rt_cuda_pick_words(o->rows_max, o->draws_max, o->lists_max) : 0;
+    return 3 * (size_t)o->rows_max + 2 * plans + picks;
+}
+
+size_t rt_cuda__picked_bytes(const rt_device_options *o)
+{
+    return rt_cuda__picks(o) ? (size_t)o->rows_max * (1 + RT_TOPS_MAX) * sizeof(mica_top) : 0;
 }
 
 static uint32_t put(uint32_t *words, uint32_t *at, const void *from, uint32_t count)
@@ -26,6 +38,18 @@ static void pack(const rt_device *d, const kv_plan *kv, const adapter_plan *adap
     *at += out->adapter_parts.words;
 }
 
+static void pack_picks(rt_device *d, const rt_pick *picks, uint32_t count, uint32_t *words, uint32_t *at)
+{
+    rt_cuda_step *s = &d->step;
+    int32_t tops = 0;
+    s->picks_at = *at;
+    s->picks_count = picks && rt_cuda__picks(&d->options) ? count : 0;
+    for (uint32_t i = 0; i < s->picks_count; i++)
+        if (picks[i].tops > tops) tops = picks[i].tops;
+    s->picked_stride = 1 + (uint32_t)tops;
+    *at += rt_cuda_pick_pack(picks, s->picks_count, d->options.lists_max, words + *at);
+}
+
 void rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
 {
     rt_cuda_step *s = &d->step;
@@ -43,6 +67,7 @@ void rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
         s->plans[1] = s->plans[0];
     else
         pack(d, p->kept_kv, p->kept_adapters, words, &at, &s->plans[1]);
+    pack_picks(d, p->picks, p->kept_count, words, &at);
     d->rounded = NULL;
     rt_cuda__check(d, cudaMemcpyAsync(d->words, words, at * sizeof *words, cudaMemcpyHostToDevice, d->stream),
                    "step");
@@ -153,6 +178,38 @@ void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint
 {
     rt_cuda_rows r = {.y = x, .y_stride = stride, .rows = rows, .width = width};
     if (!d->has_failed) rt_cuda__check(d, rt_cuda_divide(&r, divisor, d->stream), "division");
+}
+
+void rt_cuda__pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t first, uint32_t rows)
+{
+    const rt_cuda_step *s = &d->step;
+    rt_cuda_pick_run r = {.words = d->words + s->picks_at,
+                          .first = first,
+                          .rows = rows,
+                          .logits = logits,
+                          .logits_stride = vocab,
+                          .vocab = vocab,
+                          .scratch = d->weights,
+                          .picked = d->picked,
+                          .picked_stride = s->picked_stride};
+    if (!rt_cuda__picks(&d->options)) return;
+    RC_ASSERT(first + rows <= s->picks_count && (size_t)rows * vocab <= d->options.host_floats);
+    if (!d->has_failed) rt_cuda__check(d, rt_cuda_pick_rows(&r, d->stream), "sampling");
+}
+
+const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride)
+{
+    const rt_cuda_step *s = &d->step;
+    size_t bytes = (size_t)s->picks_count * s->picked_stride * sizeof *d->picked;
+    rt_cuda__enter(d);
+    if (!d->has_failed && bytes)
+        rt_cuda__check(d,
+                       cudaMemcpyAsync(d->host_picked, d->picked, bytes, cudaMemcpyDeviceToHost, d->stream),
+                       "tokens");
+    rt_cuda__wait(d);
+    if (d->has_failed && bytes) memset(d->host_picked, 0, bytes);
+    *stride = s->picked_stride;
+    return d->host_picked;
 }
 
 const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows)

@@ -11,6 +11,7 @@
 typedef struct logit_item {
     rt_choice *choice;
     uint32_t position;   /* of the row; it tells of the token at position + 1 */
+    bool is_picked;      /* by the device */
 } logit_item;
 
 struct rt_engine {
@@ -22,6 +23,7 @@ struct rt_engine {
     rt_choice **choice_of;   /* [seqs_max] by the scheduler's index */
     logit_item *items;       /* [rows_max] in the order of the step's logit rows */
     uint32_t items_count;
+    rt_pick *picks;          /* [rows_max] the same for the device */
     char *scratch;           /* [exec.parts] of the sampler */
     size_t scratch_bytes;
     rt_choice *news;
@@ -64,7 +66,7 @@ size_t rt_engine_bytes(const rt_engine_options *o)
     rt_batch_options batch = batch_options(o);
     rt_sched_options sched = sched_options(o);
     return sizeof(rt_engine) + kv_bytes(&cache) + rt_batch_bytes(&batch) + rt_sched_bytes(&sched) +
-           o->seqs_max * sizeof(rt_choice *) + o->rows_max * sizeof(logit_item) +
+           o->seqs_max * sizeof(rt_choice *) + o->rows_max * (sizeof(logit_item) + sizeof(rt_pick)) +
            o->exec.parts * rt_sampler_scratch_bytes(o->exec.vocab);
 }
 
@@ -73,8 +75,9 @@ static rc_code create_arrays(rt_engine *e, rc_msg *msg)
     e->scratch_bytes = (rt_sampler_scratch_bytes(e->o.exec.vocab) + 63) & ~(size_t)63;
     e->choice_of = calloc(e->o.seqs_max, sizeof *e->choice_of);
     e->items = calloc(e->o.rows_max, sizeof *e->items);
+    e->picks = calloc(e->o.rows_max, sizeof *e->picks);
     e->scratch = aligned_alloc(64, e->o.exec.parts * e->scratch_bytes + 64);
-    if (e->choice_of && e->items && e->scratch) return RC_OK;
+    if (e->choice_of && e->items && e->picks && e->scratch) return RC_OK;
     return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an engine of %u sequences", e->o.seqs_max);
 }
 
@@ -111,6 +114,7 @@ void rt_engine_destroy(rt_engine *e)
     if (!e) return;
     free(e->scratch);
     free(e->items);
+    free(e->picks);
     free(e->choice_of);
     rt_batch_destroy(e->batch);
     rt_sched_destroy(e->sched);
@@ -236,6 +240,52 @@ static uint32_t first_logit(const rt_choice *c, const rt_sched_entry *entry)
     return end == known ? end - 1 : UINT32_MAX;
 }
 
+static bool scores_prompt(const logit_item *item)
+{
+    return item->position + 1 < item->choice->request->prompt_count;
+}
+
+/* Where what is wanted goes. */
+static mica_token *token_of(const logit_item *item)
+{
+    rt_choice *c = item->choice;
+    return scores_prompt(item) ? &c->request->prompt_logprob[item->position + 1]
+                               : &c->generated[c->generated_count];
+}
+
+/* How many of the best it is wanted with; -1: no log probabilities. */
+static int32_t tops_of(const logit_item *item, uint32_t vocab)
+{
+    const rt_request *r = item->choice->request;
+    int32_t tops = scores_prompt(item) ? r->prompt_logprobs : r->logprobs;
+    return tops > 0 && (uint32_t)tops > vocab ? (int32_t)vocab : tops;
+}
+
+static rt_history history_of(const rt_choice *c)
+{
+    return (rt_history){c->tokens, c->request->prompt_count, c->generated_count};
+}
+
+static rt_pick pick_of(const logit_item *item, uint32_t vocab)
+{
+    rt_pick p = {.token = token_of(item)->id, .tops = tops_of(item, vocab)};
+    if (scores_prompt(item)) return p;
+    rt_sampling s = item->choice->request->sampling;
+    s.choice = item->choice->index;
+    p.sampling = &item->choice->request->sampling;
+    p.history = history_of(item->choice);
+    p.uniform = rt_uniform(&s, &p.history);
+    return p;
+}
+
+static void add_item(rt_engine *e, rt_choice *c, uint32_t position)
+{
+    logit_item *item = &e->items[e->items_count];
+    *item = (logit_item){.choice = c, .position = position};
+    if (e->o.exec.picked) e->picks[e->items_count] = pick_of(item, e->o.exec.vocab);
+    e->items_count++;
+}
+
 static void add_entry(rt_engine *e, const rt_sched_entry *entry)
 {
     rt_choice *c = e->choice_of[entry->seq];
@@ -250,34 +300,21 @@ static void add_entry(rt_engine *e, const rt_sched_entry *entry)
     row.blocks = kv_seq_blocks(e->cache, rt_sched_kv(e->sched, entry->seq), &row.blocks_count);
     rt_batch_add(e->batch, &row);
     for (uint32_t p = entry->position; p < entry->position + entry->rows; p++)
-        if (p >= row.first_logit) e->items[e->items_count++] = (logit_item){ c, p };
+        if (p >= row.first_logit) add_item(e, c, p);
 }
 
-static bool scores_prompt(const logit_item *item)
+static void read_row(const logit_item *item, const float *logits, uint32_t vocab, void *scratch)
 {
-    return item->position + 1 < item->choice->request->prompt_count;
-}
-
-static void score_prompt_row(const logit_item *item, const float *logits, uint32_t vocab)
-{
-    rt_request *r = item->choice->request;
-    mica_token *t = &r->prompt_logprob[item->position + 1];
-    t->top_count = r->prompt_logprobs > 0 ? (uint32_t)r->prompt_logprobs : 0;
-    if (t->top_count > vocab) t->top_count = vocab;
-    rt_logprobs(logits, vocab, t->id, t->top_count, &t->logprob, &t->rank, (mica_top *)t->top);
-}
-
-static void sample_row(const logit_item *item, const float *logits, uint32_t vocab, void *scratch)
-{
-    rt_choice *c = item->choice;
-    const rt_request *r = c->request;
-    mica_token *t = &c->generated[c->generated_count];
-    rt_sampling s = r->sampling;
-    rt_history history = { c->tokens, r->prompt_count, c->generated_count };
-    s.choice = c->index;
-    t->id = rt_sample(logits, vocab, &s, &history, scratch);
-    if (r->logprobs < 0) return;
-    t->top_count = (uint32_t)r->logprobs < vocab ? (uint32_t)r->logprobs : vocab;
+    mica_token *t = token_of(item);
+    int32_t tops = tops_of(item, vocab);
+    if (!scores_prompt(item)) {
+        rt_sampling s = item->choice->request->sampling;
+        rt_history history = history_of(item->choice);
+        s.choice = item->choice->index;
+        t->id = rt_sample(logits, vocab, &s, &history, scratch);
+    }
+    if (tops < 0) return;
+    t->top_count = (uint32_t)tops;
     rt_logprobs(logits, vocab, t->id, t->top_count, &t->logprob, &t->rank, (mica_top *)t->top);
 }
 
@@ -292,10 +329,8 @@ static void read_logits(void *arg, uint32_t part, uint32_t parts)
     const logits_task *t = arg;
     uint32_t vocab = t->e->o.exec.vocab;
     for (uint32_t i = part; i < t->count; i += parts) {
-        const logit_item *item = &t->e->items[t->first + i];
         const float *logits = t->logits + (size_t)i * vocab;
-        if (scores_prompt(item)) score_prompt_row(item, logits, vocab);
-        else sample_row(item, logits, vocab, t->e->scratch + part * t->e->scratch_bytes);
+        read_row(&t->e->items[t->first + i], logits, vocab, t->e->scratch + part * t->e->scratch_bytes);
     }
 }
 
@@ -360,12 +395,50 @@ static bool device_is_well(rt_engine *e)
     return false;
 }
 
+static void take_picked(logit_item *item, const mica_top *picked, uint32_t vocab)
+{
+    mica_token *t = token_of(item);
+    int32_t tops = tops_of(item, vocab);
+    if (picked->token < 0) return;
+    RC_ASSERT((uint32_t)picked->token < vocab);
+    item->is_picked = true;
+    t->id = picked->token;
+    if (tops < 0) return;
+    t->logprob = picked->logprob;
+    t->rank = picked->rank;
+    t->top_count = (uint32_t)tops;
+    if (tops) memcpy((mica_top *)t->top, picked + 1, (size_t)tops * sizeof *picked);
+}
+
+static bool pick_on_device(rt_engine *e, const rt_step *step)
+{
+    const rt_exec *x = &e->o.exec;
+    uint32_t stride;
+    if (!x->picked || !e->items_count) return true;
+    const mica_top *picked = x->picked(x->ctx, step, &stride);
+    if (!device_is_well(e)) return false;
+    for (uint32_t i = 0; i < e->items_count; i++)
+        take_picked(&e->items[i], picked + (size_t)i * stride, x->vocab);
+    return true;
+}
+
+/* How many rows from `first` on are the host's, as far as their logits can be had at once. */
+static uint32_t rows_of_host(const rt_engine *e, uint32_t first)
+{
+    uint32_t count = 0;
+    for (uint32_t i = first; i < e->items_count && count < e->o.exec.logits_max; i++, count++)
+        if (e->items[i].is_picked) break;
+    return count;
+}
+
 static bool sample(rt_engine *e, const rt_step *step)
 {
     const rt_exec *x = &e->o.exec;
     RC_ASSERT(e->items_count == step->logit_rows_count);
-    for (uint32_t first = 0; first < e->items_count; first += x->logits_max) {
-        uint32_t count = e->items_count - first < x->logits_max ? e->items_count - first : x->logits_max;
+    if (!pick_on_device(e, step)) return false;
+    for (uint32_t first = 0, count; first < e->items_count; first += count ? count : 1) {
+        count = rows_of_host(e, first);
+        if (!count) continue;
         logits_task task = { e, x->logits(x->ctx, step, first, count), first, count };
         if (!device_is_well(e)) return false;
         x->parallel(x->ctx, read_logits, &task);
@@ -379,7 +452,7 @@ bool rt_engine_step(rt_engine *e)
 {
     const rt_sched_entry *entries;
     uint32_t count = e->is_lost ? 0 : rt_sched_plan(e->sched, &entries);
-    const rt_step *step;
+    rt_step step;
     if (!count) {
         if (!e->is_lost) (void)device_is_well(e); /* an idle one may be lost, too */
         return false;
@@ -387,12 +460,13 @@ bool rt_engine_step(rt_engine *e)
     e->items_count = 0;
     rt_batch_begin(e->batch, kv_tables(e->cache));
     for (uint32_t i = 0; i < count; i++) add_entry(e, &entries[i]);
-    step = rt_batch_end(e->batch);
-    e->o.exec.forward(e->o.exec.ctx, step);
+    step = *rt_batch_end(e->batch);
+    step.picks = e->o.exec.picked ? e->picks : NULL;
+    e->o.exec.forward(e->o.exec.ctx, &step);
     for (uint32_t i = 0; i < count; i++) rt_sched_committed(e->sched, &entries[i]);
-    if (!sample(e, step)) return false;
+    if (!sample(e, &step)) return false;
     e->stats.steps++;
-    e->stats.rows += step->rows;
+    e->stats.rows += step.rows;
     return true;
 }
 

@@ -19,6 +19,9 @@ typedef struct rt_exec {
     void (*copy_rows)(void *ctx, uint32_t from_block, uint32_t to_block, uint32_t rows);
     void (*forward)(void *ctx, const rt_step *step);
     const float *(*logits)(void *ctx, const rt_step *step, uint32_t first, uint32_t count);
+    /* What the device picked from all of the step's logits, as step->picks said (rt_backend.picked). NULL:
+     * sampling is the host's. */
+    const mica_top *(*picked)(void *ctx, const rt_step *step, uint32_t *stride);
     /* RC_OK, or why the last forward's results can't be believed; for good (rt_backend.status). */
     rc_code (*status)(void *ctx, rc_msg *msg);
     rc_code (*adapter_attach)(void *ctx, uint32_t slot, const adapter_weights *w, rc_msg *msg);

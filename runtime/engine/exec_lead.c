@@ -52,6 +52,13 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
     return l->o.own.logits(l->o.own.ctx, step, first, count);
 }
 
+static const mica_top *picked(void *ctx, const rt_step *step, uint32_t *stride)
+{
+    rt_exec_lead *l = ctx;
+    tell(l, RT_COMMAND_PICK, 0, 0, 0);
+    return l->o.own.picked(l->o.own.ctx, step, stride);
+}
+
 static rc_code status(void *ctx, rc_msg *msg)
 {
     rt_exec_lead *l = ctx;
@@ -173,6 +180,7 @@ rc_code rt_exec_lead_create(const rt_exec_lead_options *o, rt_exec_lead **out, r
     exec->copy_rows = copy_rows;
     exec->forward = forward;
     exec->logits = logits;
+    if (exec->picked) exec->picked = picked;
     exec->status = status;
     exec->adapter_attach = adapter_attach;
     exec->adapter_detach = adapter_detach;

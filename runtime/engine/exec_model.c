@@ -18,6 +18,12 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
     return rt_model_logits(m->model, step, first, count);
 }
 
+static const mica_top *picked(void *ctx, const rt_step *step, uint32_t *stride)
+{
+    rt_exec_model *m = ctx;
+    return rt_model_picked(m->model, step, stride);
+}
+
 static rc_code status(void *ctx, rc_msg *msg)
 {
     rt_exec_model *m = ctx;
@@ -61,6 +67,7 @@ void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t logits_max)
                       .copy_rows = copy_rows,
                       .forward = forward,
                       .logits = logits,
+                      .picked = m->backend->pick ? picked : NULL,
                       .status = status,
                       .adapter_attach = adapter_attach,
                       .adapter_detach = adapter_detach,

@@ -15,7 +15,9 @@ typedef struct rank_call {
     rt_exec_ranks *x;
     const rt_step *step;
     uint32_t first, count; /* of the logits */
-    const float *logits;   /* rank 0's */
+    const float *logits;   /* rank 0's, as what follows */
+    const mica_top *picked;
+    uint32_t picked_stride;
     uint32_t from_block, to_block, rows;
     rt_task task;
     void *arg;
@@ -66,6 +68,27 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
     rank_call c = {.x = x, .step = step, .first = first, .count = count};
     rt_pool_run(x->team, logits_of, &c);
     return c.logits;
+}
+
+static void picked_of(void *arg, uint32_t rank, uint32_t ranks)
+{
+    rank_call *c = arg;
+    const rt_exec *r = &c->x->ranks[rank];
+    uint32_t stride;
+    (void)ranks;
+    const mica_top *found = r->picked(r->ctx, c->step, &stride);
+    if (rank) return;
+    c->picked = found;
+    c->picked_stride = stride;
+}
+
+static const mica_top *picked(void *ctx, const rt_step *step, uint32_t *stride)
+{
+    rt_exec_ranks *x = ctx;
+    rank_call c = {.x = x, .step = step};
+    rt_pool_run(x->team, picked_of, &c);
+    *stride = c.picked_stride;
+    return c.picked;
 }
 
 static rc_code status(void *ctx, rc_msg *msg)
@@ -147,6 +170,7 @@ rc_code rt_exec_ranks_create(const rt_exec *ranks, uint32_t count, rt_exec_ranks
                       .copy_rows = copy_rows,
                       .forward = forward,
                       .logits = logits,
+                      .picked = ranks[0].picked ? picked : NULL,
                       .status = status,
                       .adapter_attach = adapter_attach,
                       .adapter_detach = adapter_detach,

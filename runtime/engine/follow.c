@@ -173,9 +173,18 @@ static bool logits(follower *f, const rt_command *c, const rt_step *step)
     return true;
 }
 
+static bool pick(follower *f, const rt_step *step)
+{
+    uint32_t stride;
+    if (!f->o->own.picked) return refuse(f, "to pick tokens, which is not done on this device");
+    f->o->own.picked(f->o->own.ctx, step, &stride);
+    return true;
+}
+
 static bool obey(follower *f, const rt_command *c, rt_step *step)
 {
     if (c->kind == RT_COMMAND_LOGITS) return logits(f, c, step);
+    if (c->kind == RT_COMMAND_PICK) return pick(f, step);
     if (c->kind == RT_COMMAND_FORWARD) {
         uint32_t *words = f->words;
         f->words = f->step_words;

@@ -20,7 +20,7 @@ enum {
     RT_STOP_BYTES_MAX = 1024,
     RT_STOP_IDS_MAX = 256,
     RT_LOGIT_BIAS_MAX = 1024,
-    RT_LOGPROBS_MAX = 20
+    RT_LOGPROBS_MAX = RT_TOPS_MAX
 };
 
 typedef struct rt_request rt_request;

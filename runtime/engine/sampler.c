@@ -6,9 +6,6 @@
 #include "proto/vec.h"
 #include "runtime/engine/sampler_internal.h"
 
-/* Below it vLLM takes the best token, too: dividing by less would overflow. */
-#define GREEDY_BELOW 1e-5f
-
 size_t rt_sampler_scratch_bytes(uint32_t vocab)
 {
     return vocab * (2 * sizeof(float) + 2 * sizeof(rt__candidate));
@@ -55,9 +52,8 @@ int32_t rt_sample(const float *logits, uint32_t vocab, const rt_sampling *s, con
     rt__adjust(&row, s, h);
     int32_t top = best(row.logits, vocab);
     float highest = row.logits[top];
-    if (s->temperature < GREEDY_BELOW || !isfinite(highest)) return top;
+    if (s->temperature < RT_GREEDY_BELOW || !isfinite(highest)) return top;
     weigh(&row, highest, s->temperature);
     rt__truncate(&row, s);
-    return rt__draw(row.weights, vocab,
-                    rt__uniform(s->seed, s->choice, (uint64_t)h->prompt_count + h->generated_count));
+    return rt__draw(row.weights, vocab, rt_uniform(s, h));
 }

@@ -11,30 +11,7 @@
 #ifndef RUNTIME_ENGINE_SAMPLER_H
 #define RUNTIME_ENGINE_SAMPLER_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include "runtime/mica.h"
-
-typedef struct rt_sampling {
-    float temperature, top_p, min_p;
-    uint32_t top_k;                  /* 0: all */
-    float frequency_penalty, presence_penalty, repetition_penalty;
-    const mica_bias *logit_bias;
-    size_t logit_bias_count;
-    uint32_t min_tokens;             /* before that many, the banned ids can't be drawn */
-    const int32_t *banned;           /* eos and stop ids, masked while generated_count < min_tokens */
-    size_t banned_count;
-    uint64_t seed;
-    uint32_t choice;
-} rt_sampling;
-
-/* What a choice's history is, for penalties and the position of the draw. */
-typedef struct rt_history {
-    const int32_t *tokens;           /* prompt, then generated */
-    uint32_t prompt_count, generated_count;
-} rt_history;
+#include "runtime/backend/pick.h"
 
 /* Scratch for one call over a vocabulary of this size. */
 size_t rt_sampler_scratch_bytes(uint32_t vocab);
@@ -48,6 +25,9 @@ int32_t rt_sample(const float *logits, uint32_t vocab, const rt_sampling *s, con
  * first. */
 void rt_logprobs(const float *logits, uint32_t vocab, int32_t token, uint32_t top_count, float *logprob,
                  uint32_t *rank, mica_top *top);
+
+/* The number that decides the draw after this history, in [0, 1): from seed, choice and position alone. */
+double rt_uniform(const rt_sampling *s, const rt_history *h);
 
 /* Seed of a request without one: from the engine's seed and the request's key. */
 uint64_t rt_seed_from_key(uint64_t engine_seed, const char *key);

@@ -32,8 +32,7 @@ void rt__adjust(const rt__row *row, const rt_sampling *s, const rt_history *h)
         mica_bias b = s->logit_bias[i];
         if (is_token(row, b.token)) row->logits[b.token] += b.bias;
     }
-    if (s->repetition_penalty != 1 || s->frequency_penalty != 0 || s->presence_penalty != 0)
-        penalize(row, s, h);
+    if (rt_sampling_has_penalties(s)) penalize(row, s, h);
     if (h->generated_count < s->min_tokens)
         for (size_t i = 0; i < s->banned_count; i++)
             if (is_token(row, s->banned[i])) row->logits[s->banned[i]] = -INFINITY;

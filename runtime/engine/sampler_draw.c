@@ -10,12 +10,13 @@ uint64_t rt_seed_from_key(uint64_t engine_seed, const char *key)
 
 /* A counter-based generator: XXH3 of the counter, seeded. Bytes are laid out by hand, so that any machine
  * draws the same. */
-double rt__uniform(uint64_t seed, uint32_t choice, uint64_t position)
+double rt_uniform(const rt_sampling *s, const rt_history *h)
 {
+    uint64_t position = (uint64_t)h->prompt_count + h->generated_count;
     unsigned char counter[12];
-    for (int i = 0; i < 4; i++) counter[i] = (unsigned char)(choice >> 8 * i);
+    for (int i = 0; i < 4; i++) counter[i] = (unsigned char)(s->choice >> 8 * i);
     for (int i = 0; i < 8; i++) counter[4 + i] = (unsigned char)(position >> 8 * i);
-    return (double)(XXH3_64bits_withSeed(counter, sizeof counter, seed) >> 11) * 0x1p-53;
+    return (double)(XXH3_64bits_withSeed(counter, sizeof counter, s->seed) >> 11) * 0x1p-53;
 }
 
 int32_t rt__draw(const float *weights, uint32_t vocab, double u)

@@ -24,9 +24,7 @@ void rt__adjust(const rt__row *row, const rt_sampling *s, const rt_history *h);
 /* sampler_truncate.c: takes the weight of every token that min_p, top_k or top_p rules out. */
 void rt__truncate(const rt__row *row, const rt_sampling *s);
 
-/* sampler_draw.c: in [0, 1), from these three alone. */
-double rt__uniform(uint64_t seed, uint32_t choice, uint64_t position);
-/* The first id at which the weights, added up in order of ids, pass u of their total. */
+/* sampler_draw.c: the first id at which the weights, added up in order of ids, pass u of their total. */
 int32_t rt__draw(const float *weights, uint32_t vocab, double u);
 
 #endif

@@ -11,6 +11,7 @@
 typedef enum rt_command_kind {
     RT_COMMAND_FORWARD = 1, /* a step */
     RT_COMMAND_LOGITS,      /* a, b: first, count, of the last step */
+    RT_COMMAND_PICK,        /* what the device of process 0 picks from all logits of the last step */
     RT_COMMAND_COPY,        /* a, b, c: from block, to block, rows */
     RT_COMMAND_END
 } rt_command_kind;

@@ -121,7 +121,8 @@ static void begin(const rt_model *m, const rt_step *step, const rt_step *wanted)
                                                       .kept = step->logit_rows,
                                                       .kept_count = step->logit_rows_count,
                                                       .kept_kv = &wanted->kv,
-                                                      .kept_adapters = &wanted->adapters});
+                                                      .kept_adapters = &wanted->adapters,
+                                                      .picks = step->picks});
 }
 
 void rt_model_forward(rt_model *m, const rt_step *step)
@@ -146,25 +147,40 @@ void rt_model_forward(rt_model *m, const rt_step *step)
     }
 }
 
-const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count)
+/* logits of count wanted rows, whole on rank 0 */
+static void project(rt_model *m, const rt_step *step, uint32_t first, uint32_t count)
 {
     uint32_t vocab = m->config.vocab;
     float *own = m->logits + m->shard.vocab.first; /* the rank's columns */
     RC_ASSERT(count <= m->limits.logits_max);
     RC_ASSERT(first <= step->logit_rows_count && count <= step->logit_rows_count - first);
-    if (count) {
-        m->backend->rms_norm(m->device, m->h + first * m->plan.h_stride, m->plan.h_stride,
-                             m->weights.final_norm, m->config.rms_epsilon, count, m->config.hidden, m->normed,
-                             m->plan.normed_stride);
-        m->backend->linear(m->device, &(rt_linear){.weight = m->weights.head,
-                                                   .x = m->normed,
-                                                   .x_stride = m->plan.normed_stride,
-                                                   .y = own,
-                                                   .y_stride = vocab,
-                                                   .rows = count});
-        if (m->config.logits_scaling != 1)
-            m->backend->divide(m->device, own, vocab, count, m->shard.vocab.count, m->config.logits_scaling);
-        m->backend->gather_columns(m->device, m->logits, vocab, count, vocab);
+    if (!count) return;
+    m->backend->rms_norm(m->device, m->h + first * m->plan.h_stride, m->plan.h_stride, m->weights.final_norm,
+                         m->config.rms_epsilon, count, m->config.hidden, m->normed, m->plan.normed_stride);
+    m->backend->linear(m->device, &(rt_linear){.weight = m->weights.head,
+                                               .x = m->normed,
+                                               .x_stride = m->plan.normed_stride,
+                                               .y = own,
+                                               .y_stride = vocab,
+                                               .rows = count});
+    if (m->config.logits_scaling != 1)
+        m->backend->divide(m->device, own, vocab, count, m->shard.vocab.count, m->config.logits_scaling);
+    m->backend->gather_columns(m->device, m->logits, vocab, count, vocab);
+}
+
+const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count)
+{
+    project(m, step, first, count);
+    return m->backend->host_rows(m->device, m->logits, m->config.vocab, m->shard.rank ? 0 : count);
+}
+
+const mica_top *rt_model_picked(rt_model *m, const rt_step *step, uint32_t *stride)
+{
+    uint32_t most = m->limits.logits_max;
+    for (uint32_t first = 0, count; first < step->logit_rows_count; first += count) {
+        count = step->logit_rows_count - first < most ? step->logit_rows_count - first : most;
+        project(m, step, first, count);
+        m->backend->pick(m->device, m->logits, m->config.vocab, first, count);
     }
-    return m->backend->host_rows(m->device, m->logits, vocab, m->shard.rank ? 0 : count);
+    return m->backend->picked(m->device, stride);
 }

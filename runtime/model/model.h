@@ -64,6 +64,7 @@ typedef struct rt_step {
     adapter_plan adapters;
     const uint32_t *logit_rows; /* [logit_rows_count] rows whose logits are wanted, in increasing order */
     uint32_t logit_rows_count;
+    const rt_pick *picks; /* [logit_rows_count], or NULL: their logits will be asked for */
 } rt_step;
 
 /* Buffers of a forward pass: rows_max rows a step, logits of logits_max rows at a time, positions_max
@@ -89,5 +90,7 @@ void rt_model_forward(rt_model *m, const rt_step *step);
 /* After a forward of that step: logits [count][vocab] of step->logit_rows[first .. first + count), count <=
  * logits_max, on the host, after logits_scaling. Valid until the next call. Only rank 0 has them whole. */
 const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count);
+/* Where the backend picks: what it picked from all of step->logit_rows (rt_backend.picked). */
+const mica_top *rt_model_picked(rt_model *m, const rt_step *step, uint32_t *stride);
 
 #endif

@@ -1,4 +1,5 @@
 """The CUDA plugin as nvcc built it: on a GPU where MICA_GPU is set, else on the emulated CUDA (tests/emulated)."""
+import json
 import os
 import pathlib
 import subprocess
@@ -14,6 +15,8 @@ PLUGIN = mica.build_dir() / "libmica_cuda.so"
 WITHOUT = "the plugin is not built" if not PLUGIN.exists() else ""
 CUDA = ["--device", "cuda"]
 TOLERANCE = 1e-4
+# The device has room for 2^21 words of lists in all: 256 for each of so many sequences.
+LISTS_OF_256 = ["--max-num-seqs", 8192, "--max-num-batched-tokens", 8192, "--max-model-len", 512]
 
 
 def on_cuda(**settings):
@@ -75,6 +78,22 @@ class LikeTheCpu(unittest.TestCase):
         bodies = [{**b, "temperature": 0.8, "top_p": 0.9, "seed": i} for i, b in enumerate(self.bodies("sampled", 6))]
         self.compare(bodies, [])
 
+    def test_penalties_biases_and_best(self):
+        rng = mica.seeded("cuda", "picked")
+        bodies = [{**b, "temperature": rng.choice([0, 0.7]), "seed": i, "logprobs": 5, "top_k": rng.choice([0, 9]),
+                   "min_p": rng.choice([0, 0.05]), "repetition_penalty": rng.choice([1, 1.3]),
+                   "presence_penalty": rng.choice([0, 0.4]), "logit_bias": {"17": 2.5, "40": -3},
+                   "min_tokens": 4, "stop_token_ids": mica.random_ids(rng, 3), "prompt_logprobs": rng.choice([None, 2])}
+                  for i, b in enumerate(self.bodies("picked", 8))]
+        got = self.compare(bodies, [])
+        self.assertTrue(any(g["choices"][0].get("prompt_logprobs") for g in got))
+
+    def test_lists_that_only_the_host_holds(self):
+        rng = mica.seeded("cuda", "lists")
+        bodies = [request(rng, mica.BASE, prompt=mica.random_ids(rng, count), repetition_penalty=1.2)
+                  for count in (270, 30, 30, 280, 290)]
+        self.compare(bodies, LISTS_OF_256 + ["--num-gpu-blocks-override", 256])
+
     def test_quantised(self):
         self.compare(self.bodies("quantised", 4), ["--quantization", "q8_0"])
 
@@ -95,6 +114,45 @@ class LikeTheCpu(unittest.TestCase):
                                   ["--max-num-batched-tokens", 24])]
             for one, other in zip(*runs):
                 self.assertEqual(mica.token_logprobs(one), mica.token_logprobs(other))
+
+
+@unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
+class Step(unittest.TestCase):
+    """What a decode step asks of cudart: one wait, one copy there, and of the logits only what was picked."""
+
+    def counts(self, tokens, more, flags):
+        rng = mica.seeded("step")
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "counts"
+            body = {**request(rng, mica.BASE, **more), "max_tokens": tokens}
+            # One thread, since several may wait for one another's uploads while the model is loaded.
+            mica.run([body], mica.GOLDEN / "granite", [*CUDA, "--threads", 1, *flags],
+                     start=on_cuda(EMU_COUNTS=path))
+            return json.loads(path.read_text())
+
+    def per_step(self, more, flags=()):
+        few, many = (self.counts(tokens, more, flags) for tokens in (4, 24))
+        return {name: (many[name] - few[name]) / 20 for name in few if name != "launches"}
+
+    def check(self, bytes_to_host, waits=1, flags=(), **more):
+        self.assertEqual(self.per_step(more, flags), {"waits": waits, "bytes_to_host": bytes_to_host,
+                                                      "copies_to_device": 1, "allocations": 0})
+
+    def test_greedy(self):
+        self.check(12, logprobs=None)
+
+    def test_with_log_probabilities(self):
+        self.check(4 * 12, logprobs=3)
+
+    def test_drawn(self):
+        self.check(12, logprobs=None, temperature=0.8, top_p=0.9, top_k=20, seed=1, repetition_penalty=1.1,
+                   logit_bias={"17": 1})
+
+    def test_a_history_that_only_the_host_holds(self):
+        vocab = json.loads((mica.GOLDEN / "granite/config.json").read_text())["vocab_size"]
+        self.check(12 + 4 * vocab, waits=2, logprobs=None, repetition_penalty=1.1,
+                   prompt=mica.random_ids(mica.seeded("long"), 300),
+                   flags=LISTS_OF_256 + ["--num-gpu-blocks-override", 64])
 
 
 @unittest.skipIf(WITHOUT, WITHOUT)

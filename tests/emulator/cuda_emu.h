@@ -228,6 +228,10 @@ template <class T> static inline T atomicAdd(T *at, T value)
     while (!__atomic_compare_exchange(at, &old, &sum, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     return old;
 }
+template <class T> static inline T atomicOr(T *at, T value)
+{
+    return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
+}
 template <class T> static inline T atomicMax(T *at, T value)
 {
     T old;

@@ -2,6 +2,7 @@
 #ifndef TESTS_EMULATOR_FAKE_CUDART_H
 #define TESTS_EMULATOR_FAKE_CUDART_H
 
+#include <atomic>
 #include <cuda_runtime_api.h>
 
 namespace emu
@@ -12,6 +13,13 @@ enum { DEVICES_MAX = 16 };
 int current_device();
 cudaError_t device_error(int device);    /* cudaSuccess, or what broke it */
 cudaError_t remember(cudaError_t error); /* for cudaGetLastError; gives it back */
+
+/* Over all devices. waits: calls that found work which was not done, and had to stay until it was. */
+struct Counts {
+    std::atomic<unsigned long long> waits{0}, bytes_to_host{0}, copies_to_device{0}, allocations{0},
+        launches{0};
+};
+Counts &counts();
 
 } /* namespace emu */
 #endif

@@ -64,6 +64,7 @@ static bool is_pinned(const void *p)
 static cudaError_t allocate(void **out, size_t bytes, int where)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
+    counts().allocations++;
     if (++allocations_ever == setting("EMU_FAIL_ALLOC", 0)) return remember(cudaErrorMemoryAllocation);
     if (where >= 0 && used[where] + bytes > setting("EMU_MEMORY", MEMORY))
         return remember(cudaErrorMemoryAllocation);
@@ -258,6 +259,8 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
+    if (kind == cudaMemcpyDeviceToHost) emu::counts().bytes_to_host += bytes;
+    if (kind == cudaMemcpyHostToDevice) emu::counts().copies_to_device++;
     if (kind != cudaMemcpyHostToDevice || emu::is_pinned(from))
         return emu::enqueue(stream, [=] { memcpy(to, from, bytes); });
     std::shared_ptr<char> staged(new char[bytes ? bytes : 1], std::default_delete<char[]>());
@@ -272,8 +275,9 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
             memcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, bytes);
     });
 }
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind)
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind)
 {
+    if (kind == cudaMemcpyDeviceToHost) emu::counts().bytes_to_host += bytes;
     cudaError_t error = cudaStreamSynchronize(nullptr);
     if (!error) memcpy(to, from, bytes);
     return error;

@@ -105,6 +105,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     CUstream_st *s = emu::own(stream);
     emu::Lock lock(emu::lock_of(s));
     if (s->capturing) return remember(cudaErrorStreamCaptureUnsupported);
+    if (s->done < s->queued) emu::counts().waits++;
     emu::run_until(s, s->queued);
     return remember(emu::device_error(s->device));
 }
@@ -151,6 +152,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     if (!event->stream) return cudaSuccess;
+    if (event->stream->done < event->after) emu::counts().waits++;
     emu::run_until(event->stream, event->after);
     return remember(emu::device_error(event->stream->device));
 }
