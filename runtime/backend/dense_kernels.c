@@ -5,7 +5,7 @@
  * accumulator that waits in y between two depth blocks is exact, so rows, threads and tiles change no bit.
  *
  * Few rows: panel after panel, each block straight from memory: a linear stream. Many rows: depth block
- * after depth block, so that the packed rows of one block stay in L2 for all panels; the first
+ * after depth block, so that the packed rows of one block stay in L2 for all panels; with AVX-512 the first
  * tile over a bf16 block leaves it widened to float32 for the others.
  */
 #include "proto/vec.h"
@@ -18,6 +18,16 @@ enum {
     BYTES_AHEAD = 4096,     /* of a stream over weights; 8192 is 6 % slower at 8 rows */
     LINEAR_BYTES = 512 << 10 /* packed rows up to this size stay in L2 whole */
 };
+
+/* WIDENS: of many tiles the first leaves a bf16 block as float32 for the others. On Zen 3 shifts and masks
+ * have ports beside the multiply-adds', and reading half the bytes is worth more (8 rows of 8192 x 2048: 155
+ * GFLOP/s against 130). FIRST_FETCHES: it brings its share of the next block too: memory is never idle. */
+#if defined(__AVX2__) && !defined(__AVX512F__)
+enum { WIDENS = 0, FIRST_FETCHES = 1 };
+#else
+enum { WIDENS = 1, FIRST_FETCHES = 0 };
+#endif
+enum { RUNS_FETCHING = 64 }; /* at most: of more, each would bring less than a line for a k */
 
 /* One tile of one depth block. */
 typedef struct tile {
@@ -37,17 +47,19 @@ typedef void (*tile_fn)(const tile *t);
 
 ALWAYS void tile_begin(const tile *t, rc_vf acc[][VECTORS], int rows)
 {
+    const int vectors = vectors_of(rows);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             acc[r][v] = t->starts ? rc_vf_zero() : rc_vf_load(t->y + (size_t)r * t->y_stride + 16 * v);
 }
 
 ALWAYS void tile_end(const tile *t, rc_vf acc[][VECTORS], int rows)
 {
+    const int vectors = vectors_of(rows);
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
+    for (int v = 0; v < vectors; v++) {
         rc_vf bias = t->bias ? rc_vf_load(t->bias + 16 * v) : rc_vf_zero();
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
@@ -60,6 +72,7 @@ ALWAYS void tile_end(const tile *t, rc_vf acc[][VECTORS], int rows)
 /* A float32 panel, or a widened bf16 one. */
 ALWAYS void tile_f32(const tile *t, int rows)
 {
+    const int vectors = vectors_of(rows);
     rc_vf acc[TILE_ROWS][VECTORS];
     tile_begin(t, acc, rows);
     const float *x = t->x, *w = t->w;
@@ -68,7 +81,7 @@ ALWAYS void tile_f32(const tile *t, int rows)
         rc_vf b[VECTORS];
         __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) b[v] = rc_vf_load(w + 16 * v);
+        for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + 16 * v);
         step_f32(acc, b, x, rows);
     }
     tile_end(t, acc, rows);
@@ -85,6 +98,7 @@ ALWAYS const char *prefetch_pair(const char *ahead, size_t step)
 /* A bf16 panel against float32 rows: the even k of a pair, then the odd one. */
 ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
 {
+    const int vectors = vectors_of(rows);
     rc_vf acc[TILE_ROWS][VECTORS];
     tile_begin(t, acc, rows);
     const float *x = t->x;
@@ -95,7 +109,7 @@ ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
         rc_vf even[VECTORS], odd[VECTORS];
         ahead = prefetch_pair(ahead, t->ahead_step);
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) {
+        for (int v = 0; v < vectors; v++) {
             rc_vf pairs = rc_vf_load_bits(w + 32 * v);
             even[v] = rc_vf_pair_low(pairs);
             odd[v] = rc_vf_pair_high(pairs);
@@ -147,6 +161,7 @@ typedef struct walk {
     uint32_t blocks;       /* depth blocks */
     uint32_t block_depth;  /* k of a whole one */
     uint32_t tiles;        /* that the rows are dealt to */
+    uint32_t runs;         /* of them over a block of a whole panel */
     size_t k_bytes;        /* of a panel for one k */
     const tile_fn *first;  /* the block's first tile reads it from memory ... */
     const tile_fn *others; /* ... the others from the cache */
@@ -170,19 +185,19 @@ static uint32_t depth_of(const walk *s, place at)
 /* The matrix ends inside the stripe: the tile works on a copy that is as wide as it expects. */
 static void tile_ragged(tile_fn run, tile t, uint32_t rows, uint32_t columns)
 {
-    float copy[TILE_ROWS * STRIPE], bias[STRIPE] = {0};
+    float copy[TILE_ROWS * RT_PANEL], bias[RT_PANEL] = {0};
     float *y = t.y;
     if (!t.starts)
         for (uint32_t r = 0; r < rows; r++) {
-            memset(copy + r * STRIPE, 0, STRIPE * sizeof *copy);
-            memcpy(copy + r * STRIPE, y + r * t.y_stride, columns * sizeof *copy);
+            memset(copy + r * RT_PANEL, 0, RT_PANEL * sizeof *copy);
+            memcpy(copy + r * RT_PANEL, y + r * t.y_stride, columns * sizeof *copy);
         }
     if (t.bias) t.bias = memcpy(bias, t.bias, columns * sizeof *bias);
     size_t stride = t.y_stride;
     t.y = copy;
-    t.y_stride = STRIPE;
+    t.y_stride = RT_PANEL;
     run(&t);
-    for (uint32_t r = 0; r < rows; r++) memcpy(y + r * stride, copy + r * STRIPE, columns * sizeof *copy);
+    for (uint32_t r = 0; r < rows; r++) memcpy(y + r * stride, copy + r * RT_PANEL, columns * sizeof *copy);
 }
 
 static uint32_t tile_row(const walk *s, uint32_t i)
@@ -191,46 +206,57 @@ static uint32_t tile_row(const walk *s, uint32_t i)
 }
 
 /* y waits in memory between depth blocks; by the time a tile starts its rows should be back. */
-static void prefetch_rows(const walk *s, uint32_t i, uint32_t column)
+static void prefetch_rows(const walk *s, uint32_t i, uint32_t column, uint32_t columns)
 {
     if (i >= s->tiles) return;
     for (uint32_t row = tile_row(s, i); row < tile_row(s, i + 1); row++)
-        for (int v = 0; v < VECTORS; v++)
-            __builtin_prefetch(s->d->y + row * s->d->y_stride + column + 16 * v, 1, 3);
+        for (uint32_t c = 0; c < columns; c += 16)
+            __builtin_prefetch(s->d->y + row * s->d->y_stride + column + c, 1, 3);
 }
 
-/* All rows against one block of a panel; meanwhile brings the block that comes after it into the cache. */
+/* What a run over a block brings into the cache meanwhile: its share of the block that comes next, or, where
+ * one run has all the work or the shares would be less than a line, what it will read itself. */
+static void fetch_ahead(const walk *s, place at, place next, uint32_t run, tile *t)
+{
+    uint32_t first = FIRST_FETCHES ? 0 : 1, sharing = s->runs - first;
+    if (run < first || s->runs == 1 || sharing > RUNS_FETCHING) {
+        t->ahead = weights_at(s, at) + BYTES_AHEAD;
+        t->ahead_step = run ? 0 : s->k_bytes;
+        return;
+    }
+    t->ahead = weights_at(s, next) + depth_of(s, next) * s->k_bytes * (run - first) / sharing;
+    t->ahead_step = s->k_bytes / sharing;
+}
+
+/* All rows against one block of a panel. */
 static void panel_block(const walk *s, place at, place next)
 {
     const rt_dense *d = s->d;
-    const char *w = weights_at(s, at), *coming = weights_at(s, next);
-    uint32_t stripes = least(RT_PANEL, d->w->n - at.panel * RT_PANEL), runs = 0;
-    stripes = (stripes + STRIPE - 1) / STRIPE;
-    size_t later = stripes * s->tiles - 1; /* tiles that share the fetching */
-    for (uint32_t c = 0; c < stripes; c++)
-        for (uint32_t i = 0; i < s->tiles; i++, runs++) {
-            uint32_t row = tile_row(s, i), rows = tile_row(s, i + 1) - row;
-            uint32_t column = at.panel * RT_PANEL + c * STRIPE, columns = least(STRIPE, d->w->n - column);
-            bool cached = i > 0;
+    const char *w = weights_at(s, at);
+    uint32_t first = at.panel * RT_PANEL, width = least(RT_PANEL, d->w->n - first), runs = 0;
+    for (uint32_t i = 0; i < s->tiles; i++) {
+        uint32_t row = tile_row(s, i), rows = tile_row(s, i + 1) - row, stripe = 16 * vectors_of(rows);
+        bool cached = i > 0;
+        for (uint32_t c = 0; c < width; c += stripe, runs++) {
+            uint32_t column = first + c, columns = least(stripe, width - c);
             tile t = {
                 .x = (const char *)d->packed + ((size_t)at.block * d->rows + row) * RT_X_STRIDE,
                 /* 4 bytes a column: a float, or a pair of bf16. */
-                .w = (cached && s->widens ? (const char *)s->wide : w) + c * STRIPE * sizeof(float),
+                .w = (cached && s->widens ? (const char *)s->wide : w) + c * sizeof(float),
                 .depth = depth_of(s, at),
                 .y = d->y + row * d->y_stride + column,
                 .y_stride = d->y_stride,
                 .bias = d->bias && at.block + 1 == s->blocks ? d->bias + column : NULL,
                 .starts = at.block == 0,
-                .wide = s->wide + c * STRIPE,
-                .ahead =
-                    runs ? coming + depth_of(s, next) * s->k_bytes * (runs - 1) / later : w + BYTES_AHEAD,
-                .ahead_step = runs ? s->k_bytes / later : s->k_bytes,
+                .wide = s->wide + c,
             };
-            if (!t.starts) prefetch_rows(s, i + 1, column);
+            fetch_ahead(s, at, next, runs, &t);
+            if (!t.starts) prefetch_rows(s, i + 1, column, columns);
             tile_fn run = (cached ? s->others : s->first)[rows - 1];
-            if (columns == STRIPE) run(&t);
+            if (columns == stripe) run(&t);
             else tile_ragged(run, t, rows, columns);
         }
+    }
 }
 
 static walk plan_walk(const rt_dense *d, uint32_t part)
@@ -242,13 +268,16 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
     s.block_depth = block_depth(m);
     s.blocks = (s.depth + s.block_depth - 1) / s.block_depth;
     s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (uint32_t i = 0; i < s.tiles; i++)
+        s.runs += (uint32_t)(VECTORS / vectors_of((int)(tile_row(&s, i + 1) - tile_row(&s, i))));
     s.k_bytes = RT_PANEL * rc_dtype_bytes(m->stored);
     if (m->stored != RC_BF16) return s;
 #if DOT
     s.first = s.others = tile_dots;
 #else
-    s.widens = s.tiles > 1;
+    s.widens = WIDENS && s.tiles > 1;
     s.first = s.widens ? tile_widens : tile_bf16s;
+    if (!s.widens) s.others = tile_bf16s;
 #endif
     return s;
 }

@@ -208,15 +208,17 @@ ALWAYS void prefetch_group(const uint8_t *group, size_t bytes)
 
 ALWAYS void begin(const tile *t, rc_vf acc[][VECTORS], int rows)
 {
+    const int vectors = vectors_of(rows);
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             acc[r][v] = t->starts ? rc_vf_zero()
                                   : rc_vf_load_n(t->y + (size_t)r * t->y_stride + 16 * v, t->lanes[v]);
 }
 
 ALWAYS void end(const tile *t, rc_vf acc[][VECTORS], int rows)
 {
-    for (int v = 0; v < VECTORS; v++) {
+    const int vectors = vectors_of(rows);
+    for (int v = 0; v < vectors; v++) {
         rc_vf bias = t->bias ? rc_vf_load_n(t->bias + 16 * v, t->lanes[v]) : rc_vf_zero();
         for (int r = 0; r < rows; r++) {
             rc_vf sum = t->bias ? rc_vf_add(acc[r][v], bias) : acc[r][v];
@@ -228,10 +230,11 @@ ALWAYS void end(const tile *t, rc_vf acc[][VECTORS], int rows)
 /* One run into sum. w, x: the run's first operand of the stripe, and first element of the first row. */
 ALWAYS void run_f32(rc_vf sum[][VECTORS], const float *w, const float *x, uint32_t depth, int rows)
 {
+    const int vectors = vectors_of(rows);
     for (uint32_t k = 0; k < depth; k++, w += RT_PANEL, x++) {
         rc_vf b[VECTORS];
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) b[v] = rc_vf_load(w + 16 * v);
+        for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + 16 * v);
         step_f32(sum, b, x, rows);
     }
 }
@@ -252,8 +255,9 @@ ALWAYS void run_dot(rc_vf sum[][VECTORS], const uint16_t *w, const uint16_t *x, 
 ALWAYS void scale_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS], uint32_t run,
                       const rc_vf scale[VECTORS], const rc_vf *min, int rows)
 {
+    const int vectors = vectors_of(rows);
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
+    for (int v = 0; v < vectors; v++) {
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) acc[r][v] = rc_vf_fma(scale[v], sum[r][v], acc[r][v]);
         if (!min) continue;
@@ -266,15 +270,16 @@ ALWAYS void scale_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS],
     }
 }
 
-ALWAYS void load_columns(const tile *t, const float *of_runs, uint32_t run, rc_vf out[VECTORS])
+ALWAYS void load_columns(const tile *t, const float *of_runs, uint32_t run, rc_vf out[VECTORS], int vectors)
 {
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++)
+    for (int v = 0; v < vectors; v++)
         out[v] = rc_vf_load(of_runs + (size_t)run * RT_PANEL + t->column + 16 * v);
 }
 
 ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
 {
+    const int vectors = vectors_of(rows);
     rc_vf acc[TILE_ROWS][VECTORS], sum[TILE_ROWS][VECTORS];
     const stretch *s = t->s;
     begin(t, acc, rows);
@@ -282,7 +287,7 @@ ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-            for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_zero();
+            for (int v = 0; v < vectors; v++) sum[r][v] = rc_vf_zero();
 #if DOT
         if (dots) {
             const uint16_t *w = (const uint16_t *)s->operands + (size_t)k * RT_PANEL + 2 * t->column;
@@ -294,8 +299,8 @@ ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
             run_f32(sum, w, (const float *)(const void *)t->x + k, s->run, rows);
         }
         rc_vf scale[VECTORS], min[VECTORS];
-        load_columns(t, s->scale, run, scale);
-        if (has_min) load_columns(t, s->min, run, min);
+        load_columns(t, s->scale, run, scale, vectors);
+        if (has_min) load_columns(t, s->min, run, min, vectors);
         scale_run(t, acc, sum, run, scale, has_min ? min : NULL, rows);
     }
     (void)dots;
@@ -502,11 +507,13 @@ static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
     const char *packed = (const char *)d->packed + (size_t)block * d->rows * RT_X_STRIDE;
     bool ends = k0 + w->s.depth == d->w->k;
     if (w->s.is_expanded) expand(d->w, panel, k0, &w->s);
-    for (uint32_t c = 0; c < RT_PANEL && panel * RT_PANEL + c < d->w->n; c += STRIPE)
-        for (uint32_t i = 0; i < w->tiles; i++) {
-            uint32_t row, end_row, column = panel * RT_PANEL + c;
-            rt_share(d->rows, i, w->tiles, &row, &end_row);
-            const char *x = packed + (size_t)row * RT_X_STRIDE;
+    for (uint32_t i = 0; i < w->tiles; i++) {
+        uint32_t row, end_row;
+        rt_share(d->rows, i, w->tiles, &row, &end_row);
+        const char *x = packed + (size_t)row * RT_X_STRIDE;
+        uint32_t stripe = 16 * (uint32_t)vectors_of((int)(end_row - row));
+        for (uint32_t c = 0; c < RT_PANEL && panel * RT_PANEL + c < d->w->n; c += stripe) {
+            uint32_t column = panel * RT_PANEL + c;
             tile t = {
                 .s = &w->s,
                 .x = x + within * x_size,
@@ -524,6 +531,7 @@ static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
             }
             tiles_for(&w->s)[end_row - row - 1](&t);
         }
+    }
 }
 
 /* Few rows walk along a panel in short stretches; many rows take a panel's whole depth block at once, and all

@@ -9,14 +9,17 @@
 
 #define ALWAYS static inline __attribute__((always_inline))
 
+/* A tile is up to TILE_ROWS rows of x by a vector of columns; up to PANEL_ROWS by two, a whole panel. */
 #if defined(__AVX512F__)
-enum { TILE_ROWS = 12, VECTORS = 2 }; /* 24 accumulators of 32 registers */
+enum { TILE_ROWS = 12, PANEL_ROWS = 12 }; /* 24 accumulators of 32 registers */
 #elif defined(__AVX2__)
-enum { TILE_ROWS = 6, VECTORS = 1 };  /* 12 accumulators of 16 registers */
+enum { TILE_ROWS = 5, PANEL_ROWS = 2 };   /* 10 accumulators of 16 registers: beside 12, widening spills */
 #else
-enum { TILE_ROWS = 2, VECTORS = 1 };  /* 8 accumulators of 16 registers */
+enum { TILE_ROWS = 2, PANEL_ROWS = 0 };   /* 8 accumulators of 16 registers */
 #endif
-enum { STRIPE = 16 * VECTORS };       /* columns of a tile */
+enum { VECTORS = 2 };                     /* at most; vectors_of(rows) of them */
+
+ALWAYS int vectors_of(int rows) { return rows <= PANEL_ROWS ? 2 : 1; }
 
 #if defined(__AVX512BF16__)
 #define DOT 1
@@ -34,8 +37,8 @@ enum { STRIPE = 16 * VECTORS };       /* columns of a tile */
                                                kind##_7, kind##_8, kind##_9, kind##_10, kind##_11, kind##_12};
 #elif defined(__AVX2__)
 #define TILES(kind) \
-    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) TILE(kind, 6) \
-    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6};
+    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) \
+    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5};
 #else
 #define TILES(kind) \
     TILE(kind, 1) TILE(kind, 2) \
@@ -45,11 +48,12 @@ enum { STRIPE = 16 * VECTORS };       /* columns of a tile */
 /* One k into each accumulator: x's rows, RT_X_STRIDE bytes apart, by `w`'s columns. */
 ALWAYS void step_f32(rc_vf acc[][VECTORS], const rc_vf w[VECTORS], const float *x, int rows)
 {
+    const int vectors = vectors_of(rows);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
         rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) acc[r][v] = rc_vf_fma(a, w[v], acc[r][v]);
+        for (int v = 0; v < vectors; v++) acc[r][v] = rc_vf_fma(a, w[v], acc[r][v]);
     }
 }
 
