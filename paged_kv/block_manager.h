@@ -118,6 +118,8 @@ void kv_watch(kv *m, kv_watcher watcher, void *ctx);
 enum { KV_SALT_BYTES_MAX = 256 };
 RC_MUST_CHECK rc_code kv_salt_intern(kv *m, const void *bytes, size_t count, uint32_t *salt, rc_msg *msg);
 void kv_salt_release(kv *m, uint32_t salt);
+/* The id of a salt that something uses, without a reference to it; false: nothing does. */
+bool kv_salt_find(const kv *m, const void *bytes, size_t count, uint32_t *salt);
 
 /* Length of the longest common prefix with anything cached or live, at most tokens_count - 1.
  * Cost  one hash and one compare a full block, then one search among siblings. Changes nothing. */

@@ -116,6 +116,12 @@ static uint32_t entry_find(const kv *m, const void *bytes, size_t count, uint32_
     return KV_NONE;
 }
 
+bool kv_salt_find(const kv *m, const void *bytes, size_t count, uint32_t *salt)
+{
+    *salt = count == 0 ? 0 : entry_find(m, bytes, count, (uint32_t)XXH3_64bits(bytes, count));
+    return *salt != KV_NONE;
+}
+
 rc_code kv_salt_intern(kv *m, const void *bytes, size_t count, uint32_t *salt, rc_msg *msg)
 {
     if (count > KV_SALT_BYTES_MAX)

@@ -81,6 +81,13 @@ static void notice_loss(mica *m)
     m->is_lost = true;
 }
 
+void mica__device_works(void *arg, bool begins)
+{
+    mica *m = arg;
+    if (begins) pthread_mutex_unlock(&m->engine_lock);
+    else pthread_mutex_lock(&m->engine_lock);
+}
+
 void *mica__run(void *arg)
 {
     mica *m = arg;
@@ -90,6 +97,7 @@ void *mica__run(void *arg)
         while (!ran && !m->stopping && !m->woken && !m->commands && !m->op)
             pthread_cond_wait(&m->work, &m->lock);
         m->woken = false;
+        pthread_mutex_lock(&m->engine_lock);
         while (m->commands) take_command(m);
         if (m->op) run_op(m);
         pthread_mutex_unlock(&m->lock);
@@ -98,6 +106,7 @@ void *mica__run(void *arg)
         serve_adapters(m);
         if (m->kv_queue) mica__kv_queue_end(m->kv_queue);
         rt_choice *news = rt_engine_take_news(m->engine);
+        pthread_mutex_unlock(&m->engine_lock);
         pthread_mutex_lock(&m->lock);
         update_stats(m);
         notice_loss(m);

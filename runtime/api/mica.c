@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "adapters/activation.h"
 #include "runtime/api/mica_internal.h"
 
 /* ---- opening ---- */
@@ -64,6 +65,8 @@ static void set_limits(mica *m)
 static rc_code start(mica *m, rc_msg *err)
 {
     m->plan.engine.exec = m->exec;
+    m->plan.engine.device_works = mica__device_works;
+    m->plan.engine.device_works_ctx = m;
     RC_TRY(mica__kv_watch(m, err));
     RC_TRY(rt_engine_create(&m->plan.engine, &m->engine, err));
     if (m->kv_queue) mica__kv_queue_end(m->kv_queue);
@@ -155,6 +158,7 @@ static void close_all(mica *m, const char *line)
     rt_tokenizer_close(m->tokenizer);
     if (m->news_fd >= 0) close(m->news_fd);
     pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->engine_lock);
     pthread_cond_destroy(&m->news_came);
     pthread_cond_destroy(&m->work);
     pthread_cond_destroy(&m->op_ended);
@@ -177,6 +181,7 @@ rc_code mica_open(const mica_options *options, mica **out, rc_msg *err)
     m->next_id = 1;
     m->news_fd = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->engine_lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&m->news_came, &monotonic);
@@ -294,6 +299,57 @@ void mica_cancel(mica *m, uint64_t id)
 }
 
 /* ---- queries ---- */
+
+/* Whose K/V the request could use. False: it would be refused. */
+static bool whose_kv(mica *m, const mica_request *q, const int32_t *ids, uint32_t count, uint64_t *adapter,
+                     uint32_t *adapted_from)
+{
+    *adapter = 0;
+    *adapted_from = ADAPTER_NEVER;
+    if (!q->model || !strcmp(q->model, m->model_name)) return !q->has_activation;
+    pthread_mutex_lock(&m->lock);
+    const adapter_content *found = mica__find_name(m, q->model);
+    if (found) {
+        *adapted_from = q->has_activation ? q->activation
+                                          : adapter_find_activation(adapter_content_weights(found), ids, count);
+        if (*adapted_from != ADAPTER_NEVER) *adapter = adapter_content_id(found);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return found;
+}
+
+static uint32_t cached_of(mica *m, const mica_request *q, const int32_t *ids, size_t count)
+{
+    size_t kept = q->truncate_prompt_tokens;
+    uint64_t adapter;
+    uint32_t adapted_from;
+    if (kept && count > kept) {
+        ids += count - kept;
+        count = kept;
+    }
+    if (count > m->limits.max_model_len || !whose_kv(m, q, ids, (uint32_t)count, &adapter, &adapted_from))
+        return 0;
+    pthread_mutex_lock(&m->engine_lock);
+    uint32_t cached = rt_engine_find(m->engine, ids, (uint32_t)count, q->cache_salt ? q->cache_salt : "",
+                                     adapter, adapted_from);
+    pthread_mutex_unlock(&m->engine_lock);
+    return cached;
+}
+
+uint32_t mica_cached_tokens(mica *m, const mica_request *request)
+{
+    mica_request q = MICA_REQUEST_INIT;
+    int32_t *ids = NULL;
+    size_t count;
+    if (request->size > sizeof q) return 0;
+    memcpy(&q, request, request->size);
+    if (q.prompt_logprobs >= 0) return 0;
+    if (q.prompt_ids) return cached_of(m, &q, q.prompt_ids, q.prompt_ids_count);
+    if (tokenize_prompt(m, &q, &ids, &count, NULL) != RC_OK) return 0;
+    uint32_t cached = cached_of(m, &q, ids, count);
+    free(ids);
+    return cached;
+}
 
 rc_code mica_status(const mica *m, rc_msg *err)
 {

@@ -8,6 +8,9 @@
  *
  * An adapter's name is looked up and its request queued under one hold of the lock, and a removal is carried
  * out after the commands before it: so a request that found a name always finds the content alive.
+ *
+ * A second lock covers the engine's bookkeeping, for callers who ask what the cache has. The engine's thread holds
+ * it whenever it is at the engine, and not while the device works. Taken after the first one or alone.
  */
 #ifndef RUNTIME_API_MICA_INTERNAL_H
 #define RUNTIME_API_MICA_INTERNAL_H
@@ -81,6 +84,7 @@ struct mica {
     rt_loader *loader;
     mica__kv_queue *kv_queue;    /* NULL: the cache's changes are not told; it writes, mica_kv_poll() reads */
     mica__kv_name kv_names[MICA__KV_NAMES];
+    pthread_mutex_t engine_lock;
     pthread_t thread;
     bool thread_runs;
     /* under the lock */
@@ -125,6 +129,7 @@ RC_MUST_CHECK rc_code mica__kv_watch(mica *m, rc_msg *err); /* before the engine
 
 /* runtime/api/engine_thread.c */
 void *mica__run(void *arg);
+void mica__device_works(void *m, bool begins);
 void mica__wake(void *arg);
 
 /* runtime/api/poll.c; all with the lock held */

@@ -125,6 +125,14 @@ void rt_engine_destroy(rt_engine *e)
 
 adapter_registry *rt_engine_adapters(rt_engine *e) { return e->adapters; }
 
+uint32_t rt_engine_find(const rt_engine *e, const int32_t *tokens, uint32_t count, const char *salt,
+                        uint64_t adapter, uint32_t adapted_from)
+{
+    kv_identity who = {.adapter = adapter, .adapted_from = adapted_from};
+    if (count > e->o.max_model_len || !kv_salt_find(e->cache, salt, strlen(salt), &who.salt)) return 0;
+    return kv_find(e->cache, tokens, count, who);
+}
+
 /* ---- requests come and go ---- */
 
 static void tell(rt_engine *e, rt_choice *c)
@@ -228,6 +236,11 @@ void rt_engine_fail_adapter(rt_engine *e, const adapter_content *adapter)
 }
 
 /* ---- one step ---- */
+
+static void device_works(const rt_engine *e, bool begins)
+{
+    if (e->o.device_works) e->o.device_works(e->o.device_works_ctx, begins);
+}
 
 /* First position of the entry whose row's logits are wanted: every prompt row that is still to be scored, and
  * the last known token's. UINT32_MAX: none. */
@@ -415,7 +428,9 @@ static bool pick_on_device(rt_engine *e, const rt_step *step)
     const rt_exec *x = &e->o.exec;
     uint32_t stride;
     if (!x->picked || !e->items_count) return true;
+    device_works(e, true);
     const mica_top *picked = x->picked(x->ctx, step, &stride);
+    device_works(e, false);
     if (!device_is_well(e)) return false;
     for (uint32_t i = 0; i < e->items_count; i++)
         take_picked(&e->items[i], picked + (size_t)i * stride, x->vocab);
@@ -439,9 +454,13 @@ static bool sample(rt_engine *e, const rt_step *step)
     for (uint32_t first = 0, count; first < e->items_count; first += count ? count : 1) {
         count = rows_of_host(e, first);
         if (!count) continue;
+        device_works(e, true);
         logits_task task = { e, x->logits(x->ctx, step, first, count), first, count };
+        device_works(e, false);
         if (!device_is_well(e)) return false;
+        device_works(e, true);
         x->parallel(x->ctx, read_logits, &task);
+        device_works(e, false);
     }
     if (!e->items_count && !device_is_well(e)) return false;
     for (uint32_t i = 0; i < e->items_count; i++) take_item(e, &e->items[i]);
@@ -462,7 +481,9 @@ bool rt_engine_step(rt_engine *e)
     for (uint32_t i = 0; i < count; i++) add_entry(e, &entries[i]);
     step = *rt_batch_end(e->batch);
     step.picks = e->o.exec.picked ? e->picks : NULL;
+    device_works(e, true);
     e->o.exec.forward(e->o.exec.ctx, &step);
+    device_works(e, false);
     for (uint32_t i = 0; i < count; i++) rt_sched_committed(e->sched, &entries[i]);
     if (!sample(e, &step)) return false;
     e->stats.steps++;

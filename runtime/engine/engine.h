@@ -32,6 +32,10 @@ typedef struct rt_engine_options {
     kv_watcher watcher;          /* of the cache, or NULL; called within submit, cancel and step */
     void *watcher_ctx;
     uint64_t adapter_domain;     /* of the cache's hashes */
+    /* Told within rt_engine_step() when the device begins to work on its own, and when it is done: between the
+     * two other threads may ask rt_engine_find(). NULL: nobody does. */
+    void (*device_works)(void *ctx, bool begins);
+    void *device_works_ctx;
 } rt_engine_options;
 
 size_t rt_engine_bytes(const rt_engine_options *o);
@@ -60,6 +64,11 @@ RC_MUST_CHECK rc_code rt_engine_status(const rt_engine *e, rc_msg *msg);
  * to the caller; a choice whose finish is set comes a last time, and when its request's choices_alive is 0
  * the engine has let go of the request. */
 rt_choice *rt_engine_take_news(rt_engine *e);
+
+/* How many of the prompt's tokens the cache has now, for whoever has this salt (no bytes: everybody), adapted
+ * from `adapted_from` on by the content `adapter` (0 and ADAPTER_NEVER: base). Changes nothing. */
+uint32_t rt_engine_find(const rt_engine *e, const int32_t *tokens, uint32_t count, const char *salt,
+                        uint64_t adapter, uint32_t adapted_from);
 
 adapter_registry *rt_engine_adapters(rt_engine *e); /* to add, remove and serve jobs between steps */
 

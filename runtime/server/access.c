@@ -135,11 +135,11 @@ rc_code rt__access_arrive(rt_access *a, rt_share_item *item, int64_t *retry_us, 
     return code;
 }
 
-rt_share_item *rt__access_next(rt_access *a)
+rt_share_item *rt__access_next(rt_access *a, rt_share_cached cached)
 {
     if (!a) return NULL;
     pthread_mutex_lock(&a->lock);
-    rt_share_item *item = rt__shares_next(a->shares);
+    rt_share_item *item = rt__shares_next(a->shares, cached);
     pthread_mutex_unlock(&a->lock);
     return item;
 }

@@ -34,7 +34,7 @@ bool rt__caller_sees(const rt_caller *caller, const char *adapter);
 
 /* shares.h under the lock, at the time it is. */
 RC_MUST_CHECK rc_code rt__access_arrive(rt_access *a, rt_share_item *item, int64_t *retry_us, rc_msg *msg);
-rt_share_item *rt__access_next(rt_access *a);
+rt_share_item *rt__access_next(rt_access *a, rt_share_cached cached);
 void rt__access_progress(rt_access *a, rt_share_item *item, uint32_t tokens, uint32_t cached_tokens);
 /* True: it was held, and nobody will give it to the engine any more. */
 bool rt__access_end(rt_access *a, rt_share_item *item);

@@ -332,11 +332,21 @@ static void submit_held(rt_generation *g)
     rpc_call_release(c);
 }
 
+static rt_generation *generation_of(const rt_share_item *item)
+{
+    return (rt_generation *)((char *)item - offsetof(rt_generation, item));
+}
+
+static uint32_t cached_tokens(const rt_share_item *item)
+{
+    const rt_generation *g = generation_of(item);
+    return mica_cached_tokens(g->server->m, &g->request.q);
+}
+
 void rt__generations_admit(rt_server *s)
 {
     rt_share_item *item;
-    while ((item = rt__access_next(s->access)))
-        submit_held((rt_generation *)((char *)item - offsetof(rt_generation, item)));
+    while ((item = rt__access_next(s->access, cached_tokens))) submit_held(generation_of(item));
 }
 
 static bool is_named(const rt_generation *g, const rt_caller *caller, const char *request_id, size_t bytes)

@@ -27,6 +27,7 @@ struct rt_shares {
     uint32_t requests_max, tokens_max;
     uint32_t inside, in_prefill; /* items; prompt tokens */
     uint32_t held;
+    bool is_stuck; /* nobody could go in, and nothing has come or gone since */
     uint32_t count, last; /* last: served last, for ties */
     share *each[RT_SHARES_MAX];
 };
@@ -136,6 +137,7 @@ rc_code rt__shares_list(rt_shares *s, const char *name, const rt_share_limits *l
     if (!x) x = make(s, name, now_us, index);
     if (!x) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "tenant '%.128s': no room for another", name);
     fill_both(x, now_us);
+    s->is_stuck = false;
     x->is_listed = true;
     x->limits = *limits;
     resize(&x->requests, limits->requests_per_minute, is_new);
@@ -179,12 +181,14 @@ rc_code rt__shares_arrive(rt_shares *s, rt_share_item *item, int64_t now_us, int
     take(&x->requests, 1);
     take(&x->tokens, item->prompt_tokens);
     item->state = RT_ITEM_HELD;
+    item->passes = 0;
     item->next = NULL;
     item->link = x->end;
     *x->end = item;
     x->end = &item->next;
     x->held++;
     s->held++;
+    s->is_stuck = false;
     return RC_OK;
 }
 
@@ -233,18 +237,39 @@ static void unlink_held(rt_shares *s, share *x, rt_share_item *item)
     if (!x->first && x->deficit > 0) x->deficit = 0; /* credit is for those who wait */
 }
 
-static bool fits(const rt_shares *s, const rt_share_item *item)
+/* Those before the last one have been passed as often as it or more, so none waits behind one that may not be
+ * passed for more than its turn. */
+static rt_share_item *longest_cached(share *x, rt_share_cached cached)
 {
-    return s->inside < s->requests_max &&
-           (!s->in_prefill || (uint64_t)s->in_prefill + item->prompt_tokens <= s->tokens_max);
+    rt_share_item *best = x->first, *item = x->first;
+    if (!item->next || item->passes == RT_SHARES_PASSES) return best;
+    uint32_t most = cached(best);
+    for (uint32_t i = 1; i < RT_SHARES_LOOKAHEAD && (item = item->next); i++) {
+        uint32_t tokens = cached(item);
+        if (tokens > most) {
+            best = item;
+            most = tokens;
+        }
+    }
+    return best;
 }
 
-rt_share_item *rt__shares_next(rt_shares *s)
+static rt_share_item *who_fits(const rt_shares *s, uint32_t *index, rt_share_cached cached)
+{
+    share *x = whose_turn(s, index);
+    if (!x || s->inside == s->requests_max) return NULL;
+    rt_share_item *item = longest_cached(x, cached);
+    return !s->in_prefill || (uint64_t)s->in_prefill + item->prompt_tokens <= s->tokens_max ? item : NULL;
+}
+
+rt_share_item *rt__shares_next(rt_shares *s, rt_share_cached cached)
 {
     uint32_t index = 0;
-    share *x = whose_turn(s, &index);
-    if (!x || !fits(s, x->first)) return NULL;
-    rt_share_item *item = x->first;
+    rt_share_item *item = s->is_stuck ? NULL : who_fits(s, &index, cached);
+    s->is_stuck = !item;
+    if (!item) return NULL;
+    share *x = s->each[index];
+    for (rt_share_item *passed = x->first; passed != item; passed = passed->next) passed->passes++;
     int64_t rounds = rounds_of(x);
     for (uint32_t i = 0; rounds && i < s->count; i++)
         if (competes(s->each[i])) s->each[i]->deficit += rounds * s->each[i]->limits.weight;
@@ -278,6 +303,7 @@ static void end_prefill(rt_shares *s, rt_share_item *item)
 {
     if (item->in_prefill) s->in_prefill -= item->prompt_tokens;
     item->in_prefill = false;
+    s->is_stuck = false;
 }
 
 /* What came from the cache was not computed. */
@@ -309,6 +335,7 @@ void rt__shares_leave(rt_shares *s, rt_share_item *item)
         s->inside--;
     }
     item->state = RT_ITEM_OUT;
+    s->is_stuck = false;
 }
 
 uint32_t rt__shares_held(const rt_shares *s, uint32_t index)

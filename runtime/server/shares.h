@@ -7,6 +7,9 @@
  * Fair      deficit round robin over tenants with something held (Shreedhar & Varghese 1995), in cost units:
  *           a token computed, or a MiB of an adapter to be brought in. Rounds in which nobody can go are
  *           skipped in closed form. Generated tokens are charged as they come, while another tenant waits.
+ * Within    a tenant the longest cached prefix of its first LOOKAHEAD goes first, so that what is cached is used
+ *           before it is evicted (Zheng et al., SGLang, arXiv 2312.07104, sec. 3: cache-aware scheduling). One
+ *           that was passed PASSES times is passed no more. The turn is decided by the cost of the first.
  * Full      A tenant whose held items exceed its queue and its free concurrency is refused.
  * Window    What is inside is no more than keeps the engine busy: the engine serves in order of arrival, so
  *           what is inside early cannot be overtaken any more.
@@ -21,7 +24,12 @@
 #include "proto/rc.h"
 
 #define RT_NO_LIMIT UINT32_MAX
-enum { RT_SHARES_MAX = 4096, RT_SHARE_NAME_BYTES_MAX = 128 };
+enum {
+    RT_SHARES_MAX = 4096,
+    RT_SHARE_NAME_BYTES_MAX = 128,
+    RT_SHARES_LOOKAHEAD = 16,
+    RT_SHARES_PASSES = 32
+};
 
 typedef struct rt_share_limits {
     uint32_t weight;                                                             /* in thousandths, above 0 */
@@ -36,9 +44,13 @@ typedef struct rt_share_item {
     uint32_t adapter_mib; /* that must be read for it */
     enum { RT_ITEM_OUT, RT_ITEM_HELD, RT_ITEM_INSIDE } state;
     bool in_prefill; /* inside, without a first token */
+    uint32_t passes; /* by others of its tenant, while held */
 } rt_share_item;
 
 typedef struct rt_shares rt_shares;
+
+/* How many of a held item's prompt tokens the cache has now. */
+typedef uint32_t (*rt_share_cached)(const rt_share_item *item);
 
 /* At most `requests` inside; of those without a first token at most `prompt_tokens`, or one. NULL: no memory.
  */
@@ -57,7 +69,7 @@ RC_MUST_CHECK rc_code rt__shares_arrive(rt_shares *s, rt_share_item *item, int64
                                         rc_msg *msg);
 /* The next to go inside, which it then is; NULL: none now. Ask again after an item ended, had its first token
  * or was withdrawn. */
-rt_share_item *rt__shares_next(rt_shares *s);
+rt_share_item *rt__shares_next(rt_shares *s, rt_share_cached cached);
 void rt__shares_first_token(rt_shares *s, rt_share_item *item, uint32_t cached_tokens);
 void rt__shares_generated(rt_shares *s, const rt_share_item *item, uint32_t tokens, int64_t now_us);
 /* Ended or withdrawn; an item that is out already stays so. */

@@ -210,6 +210,23 @@ class KvGroups(Checks):
             self.assertEqual(t.cached("a", salted), 0)
 
 
+class Order(Checks):
+    def test_within_a_tenant_the_longest_cached_prefix_goes_first(self):
+        with Tenants(tenant("a", max_concurrency=1)) as t:
+            t.generate("a", request(first=200))
+            ended = []
+            calls = []
+            for first in (*range(1, 14), 200):
+                r = request(2 if first == 200 else 400, first=first)
+                call = t.server.inference.Generate.future(r, metadata=bearer("a-key"), timeout=60)
+                call.add_done_callback(lambda _, first=first: ended.append(first))
+                calls.append(call)
+            for call in calls:
+                call.result()
+            self.assertLess(ended.index(200), 13, ended)  # it came last
+            self.assertEqual([x for x in ended if x != 200], list(range(1, 14)))
+
+
 class Limits(Checks):
     def test_concurrency_and_queue(self):
         with Tenants(tenant("a", max_concurrency=1, max_queue=1), tenant("b", max_concurrency=2, max_queue=0)) as t:

@@ -185,6 +185,39 @@ static void base_and_an_activated_adapter_share_all_rows_before_the_activation(v
     (void)state;
 }
 
+/* What it says is what the next request is then given. */
+static void what_is_cached_can_be_asked_before(void **state)
+{
+    static const char *prompt = "<|start_of_role|>user<|end_of_role|>How many blocks?<|end_of_text|>\n"
+                                "<|start_of_role|>assistant<|end_of_role|>";
+    static const char *const MODELS[] = {NULL, "base", "alora", "lora"};
+    mica *m = open_model(4);
+    mica_request r = request(NULL, prompt, 4);
+    answer a;
+    rc_msg err;
+    (void)state;
+    assert_int_equal(mica_adapter_load(m, "alora", ADAPTER("alora-header"), &err), RC_OK);
+    assert_int_equal(mica_adapter_load(m, "lora", ADAPTER("lora-all"), &err), RC_OK);
+    assert_int_equal(mica_cached_tokens(m, &r), 0);
+    submit(m, &r, &a);
+    finish_all(m);
+    for (int i = 0; i < 8; i++) {
+        r.model = MODELS[i % 4];
+        r.cache_salt = i < 4 ? NULL : "own";
+        uint32_t cached = mica_cached_tokens(m, &r);
+        submit(m, &r, &a);
+        finish_all(m);
+        assert_int_equal(a.cached, cached);
+        assert_int_equal(cached > 0, i % 4 != 3 && i != 4); /* LoRA's own, and the first with the salt */
+    }
+    r.prompt_logprobs = 0;
+    assert_int_equal(mica_cached_tokens(m, &r), 0);
+    r.prompt_logprobs = -1;
+    r.model = "nobody";
+    assert_int_equal(mica_cached_tokens(m, &r), 0);
+    mica_close(m);
+}
+
 /* ---- many threads ---- */
 
 typedef struct crowd {
@@ -203,6 +236,7 @@ static void *submits(void *arg)
         rc_msg err;
         r.n = 1 + (uint32_t)rand_r(&c->seed) % 3;
         r.temperature = 1;
+        mica_cached_tokens(c->m, &r);
         if (mica_submit(c->m, &r, &id, &err) == RC_OK && rand_r(&c->seed) % 4 == 0) mica_cancel(c->m, id);
         mica_get_stats(c->m);
     }
@@ -296,6 +330,7 @@ int main(void)
         cmocka_unit_test(an_unloaded_name_is_unknown_and_a_reloaded_one_is_new_content),
         cmocka_unit_test(a_request_may_be_cancelled_in_any_state_and_ends_once),
         cmocka_unit_test(base_and_an_activated_adapter_share_all_rows_before_the_activation),
+        cmocka_unit_test(what_is_cached_can_be_asked_before),
         cmocka_unit_test(threads_may_submit_cancel_load_and_unload_at_once),
         cmocka_unit_test(closing_ends_what_still_runs),
         cmocka_unit_test(int8_keeps_more_positions_in_the_same_memory),

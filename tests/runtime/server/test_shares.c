@@ -11,6 +11,18 @@
 static const rt_share_limits no_limits = {1000, RT_NO_LIMIT, RT_NO_LIMIT, RT_NO_LIMIT, RT_NO_LIMIT};
 enum { SECOND = 1000000 };
 
+static uint32_t nothing_cached(const rt_share_item *item)
+{
+    (void)item;
+    return 0;
+}
+
+/* As much as the prompt is long. */
+static uint32_t all_cached(const rt_share_item *item)
+{
+    return item->prompt_tokens;
+}
+
 static uint32_t list(rt_shares *s, const char *name, rt_share_limits limits, int64_t now)
 {
     uint32_t share;
@@ -38,16 +50,16 @@ static void concurrency_then_queue(void **state)
     l.max_queue = 1;
     uint32_t a = list(s, "a", l, 0);
     assert_int_equal(arrive(s, &items[0], a, 5, 0, &retry), RC_OK);
-    assert_ptr_equal(rt__shares_next(s), &items[0]);
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &items[0]);
     assert_int_equal(arrive(s, &items[1], a, 5, 0, &retry), RC_OK);
     assert_int_equal(arrive(s, &items[2], a, 5, 0, &retry), RC_OK); /* one place inside, one to wait */
     assert_int_equal(arrive(s, &items[3], a, 5, 0, &retry), RC_RESOURCE_EXHAUSTED);
     assert_int_equal(retry, 0);
-    assert_ptr_equal(rt__shares_next(s), &items[1]);
-    assert_null(rt__shares_next(s));
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &items[1]);
+    assert_null(rt__shares_next(s, nothing_cached));
     assert_int_equal(arrive(s, &items[3], a, 5, 0, &retry), RC_RESOURCE_EXHAUSTED);
     rt__shares_leave(s, &items[0]);
-    assert_ptr_equal(rt__shares_next(s), &items[2]);
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &items[2]);
     rt__shares_check(s);
     for (int i = 1; i < 3; i++) rt__shares_leave(s, &items[i]);
     rt__shares_leave(s, &items[2]);
@@ -73,7 +85,7 @@ static void buckets_fill_evenly(void **state)
     assert_int_equal(retry, SECOND);
     assert_int_equal(arrive(s, &item, a, 10, SECOND - 1, &retry), RC_RESOURCE_EXHAUSTED);
     assert_int_equal(arrive(s, &item, a, 10, SECOND, &retry), RC_OK);
-    assert_ptr_equal(rt__shares_next(s), &item);
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &item);
     rt__shares_generated(s, &item, 300, SECOND); /* half a minute's worth */
     rt__shares_leave(s, &item);
     assert_int_equal(arrive(s, &item, a, 10, 20 * SECOND, &retry), RC_RESOURCE_EXHAUSTED);
@@ -129,7 +141,7 @@ static void run(const rt_share_limits *limits, const uint32_t *prompt, uint32_t 
             assert_int_equal(arrive(s, &items[i][k], shares[i], prompt[i], 0, &retry), RC_OK);
     }
     for (uint64_t tick = 0; tick < ticks;) {
-        rt_share_item *item = rt__shares_next(s);
+        rt_share_item *item = rt__shares_next(s, nothing_cached);
         assert_non_null(item);
         uint32_t i = 0;
         while (shares[i] != item->share) i++;
@@ -171,15 +183,44 @@ static void a_flood_holds_nobody_up(void **state)
     for (int i = 0; i < 1000; i++) assert_int_equal(arrive(s, &flood[i], a, 900, 0, &retry), RC_OK);
     for (uint32_t round = 0; round < 50; round++) {
         rt_share_item *item;
-        while ((item = rt__shares_next(s))) inside++;
+        while ((item = rt__shares_next(s, nothing_cached))) inside++;
         assert_int_equal(inside, 4 + round);
         assert_int_equal(arrive(s, &rare, b, 100, 0, &retry), RC_OK);
         rt__shares_leave(s, &flood[round]);
-        assert_ptr_equal(rt__shares_next(s), &rare);
+        assert_ptr_equal(rt__shares_next(s, nothing_cached), &rare);
         rt__shares_leave(s, &rare);
         rt__shares_check(s);
     }
     for (int i = 0; i < 1000; i++) rt__shares_leave(s, &flood[i]);
+    rt__shares_check(s);
+    rt__shares_destroy(s);
+}
+
+/* What is cached goes first, and yet nobody is passed for ever. */
+static void the_longest_cached_goes_first_with_ageing(void **state)
+{
+    (void)state;
+    enum { LOOK = RT_SHARES_LOOKAHEAD, PASSES = RT_SHARES_PASSES };
+    rt_shares *s = rt__shares_create(1, 4000);
+    rt_share_item items[LOOK + 1], more[PASSES + 1];
+    int64_t retry;
+    uint32_t a = list(s, "a", no_limits, 0);
+    for (uint32_t i = 0; i <= LOOK; i++)
+        assert_int_equal(arrive(s, &items[i], a, 10 + i, 0, &retry), RC_OK);
+    assert_ptr_equal(rt__shares_next(s, all_cached), &items[LOOK - 1]); /* the last one is not looked at */
+    for (uint32_t i = 0; i < PASSES - 1; i++) {
+        rt__shares_leave(s, i ? &more[i - 1] : &items[LOOK - 1]);
+        for (uint32_t k = 1; !i && k <= LOOK; k++) rt__shares_leave(s, &items[k]);
+        assert_int_equal(arrive(s, &more[i], a, 100, 0, &retry), RC_OK);
+        assert_ptr_equal(rt__shares_next(s, all_cached), &more[i]);
+        assert_int_equal(items[0].passes, i + 2);
+    }
+    rt__shares_leave(s, &more[PASSES - 2]);
+    assert_int_equal(arrive(s, &more[PASSES - 1], a, 100, 0, &retry), RC_OK);
+    assert_ptr_equal(rt__shares_next(s, all_cached), &items[0]);
+    rt__shares_leave(s, &items[0]);
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &more[PASSES - 1]);
+    rt__shares_leave(s, &more[PASSES - 1]);
     rt__shares_check(s);
     rt__shares_destroy(s);
 }
@@ -208,7 +249,7 @@ static void a_random_walk_keeps_its_books(void **state)
         if (what < 4 && items[i].state == RT_ITEM_OUT)
             (void)arrive(s, &items[i], shares[t], 1 + prng_below(&r, 200), now, &retry);
         else if (what < 7)
-            while (rt__shares_next(s)) continue;
+            while (rt__shares_next(s, all_cached)) continue;
         else if (what == 7)
             rt__shares_first_token(s, &items[i], prng_below(&r, 20));
         else if (what == 8)
@@ -233,6 +274,7 @@ int main(void)
         cmocka_unit_test(a_reload_keeps_what_was_used),
         cmocka_unit_test(shares_follow_weights_whatever_the_sizes),
         cmocka_unit_test(a_flood_holds_nobody_up),
+        cmocka_unit_test(the_longest_cached_goes_first_with_ageing),
         cmocka_unit_test(a_random_walk_keeps_its_books),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
