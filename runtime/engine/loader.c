@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "runtime/base/background.h"
+
 typedef struct slot_job {
     adapter_job job;
     bool ok;
@@ -33,6 +35,7 @@ static bool work(rt_loader *l, const adapter_job *job)
 static void *run(void *arg)
 {
     rt_loader *l = arg;
+    rt_work_in_background();
     pthread_mutex_lock(&l->lock);
     for (;;) {
         while (!l->stopping && l->worked == l->given) pthread_cond_wait(&l->given_more, &l->lock);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "control.pb-c.h"
+#include "runtime/base/background.h"
 #include "runtime/server/lora_root.h"
 #include "runtime/server/server_internal.h"
 #include "runtime/server/wire_text.h"
@@ -174,6 +175,7 @@ static void *run(void *arg)
 {
     rt_server *s = arg;
     rt_lora_jobs *jobs = s->lora_jobs;
+    rt_work_in_background();
     pthread_mutex_lock(&jobs->lock);
     const lora_job **running = &jobs->running[jobs->threads_begun++];
     pthread_mutex_unlock(&jobs->lock);
