@@ -7,9 +7,9 @@
  * Fair      deficit round robin over tenants with something held (Shreedhar & Varghese 1995), in cost units:
  *           a token computed, or a MiB of an adapter to be brought in. Rounds in which nobody can go are
  *           skipped in closed form. Generated tokens are charged as they come, while another tenant waits.
- * Within    a tenant the longest cached prefix of its first LOOKAHEAD goes first, so that what is cached is used
- *           before it is evicted (Zheng et al., SGLang, arXiv 2312.07104, sec. 3: cache-aware scheduling). One
- *           that was passed PASSES times is passed no more. The turn is decided by the cost of the first.
+ * Within    a tenant the longest cached prefix of its first LOOKAHEAD goes first, so that what is cached is
+ *           used before it is evicted (SGLang's cache-aware scheduling, arXiv 2312.07104, sec. 3). One that
+ *           was passed PASSES times is passed no more. Whose turn it is the cost of the first decides.
  * Full      A tenant whose held items exceed its queue and its free concurrency is refused.
  * Window    What is inside is no more than keeps the engine busy: the engine serves in order of arrival, so
  *           what is inside early cannot be overtaken any more.
