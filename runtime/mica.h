@@ -270,8 +270,8 @@ MICA_API rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *co
 MICA_API rc_code mica_submit(mica *m, const mica_request *request, uint64_t *id, rc_msg *err);
 MICA_API void mica_cancel(mica *m, uint64_t id); /* unknown or ended: nothing; else MICA_CANCELLED events */
 
-/* How many tokens of the prompt the cache would give the request now: a hint for whoever chooses what to submit
- * next, since others come and go. 0 where mica_submit() would refuse it. Waits for no device. */
+/* How many tokens of the prompt the cache would give the request now: a hint for whoever chooses what to
+ * submit next, since others come and go. 0 where mica_submit() would refuse it. Waits for no device. */
 MICA_API uint32_t mica_cached_tokens(mica *m, const mica_request *request);
 
 /* Waits for news, at most timeout_ms (-1: as long as anything is unfinished). False: none came. */
