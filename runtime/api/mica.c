@@ -310,8 +310,9 @@ static bool whose_kv(mica *m, const mica_request *q, const int32_t *ids, uint32_
     pthread_mutex_lock(&m->lock);
     const adapter_content *found = mica__find_name(m, q->model);
     if (found) {
-        *adapted_from = q->has_activation ? q->activation
-                                          : adapter_find_activation(adapter_content_weights(found), ids, count);
+        *adapted_from = q->has_activation
+                            ? q->activation
+                            : adapter_find_activation(adapter_content_weights(found), ids, count);
         if (*adapted_from != ADAPTER_NEVER) *adapter = adapter_content_id(found);
     }
     pthread_mutex_unlock(&m->lock);
