@@ -32,8 +32,8 @@ typedef struct rt_engine_options {
     kv_watcher watcher;          /* of the cache, or NULL; called within submit, cancel and step */
     void *watcher_ctx;
     uint64_t adapter_domain;     /* of the cache's hashes */
-    /* Told within rt_engine_step() when the device begins to work on its own, and when it is done: between the
-     * two other threads may ask rt_engine_find(). NULL: nobody does. */
+    /* Told within rt_engine_step() when the device begins to work on its own, and when it is done: between
+     * the two other threads may ask rt_engine_find(). NULL: nobody does. */
     void (*device_works)(void *ctx, bool begins);
     void *device_works_ctx;
 } rt_engine_options;
