@@ -25,7 +25,7 @@ E2E_DEV = ["test_cache", "test_requests", "test_serve", "test_bench_serve", "gra
            "llama_bias_float32", "same_bits"]
 E2E_TSAN = ["test_cache", "granite_float32", "same_bits", "test_serve.Adapters",
             "test_serve.Ending", "test_serve.SameAnswers", "test_serve_tenants", "test_serve_lazy", "test_serve_log",
-            "test_serve_http"]
+            "test_serve_http", "test_serve_load"]
 TSAN_OPTIONS = f"ignore_noninstrumented_modules=1 suppressions={ROOT / 'tests/support/tsan.supp'}"
 E2E_PORTABLE = ["test_golden", "test_cache", "same_bits", "SameAnswers"]
 
@@ -73,9 +73,10 @@ def counted(command):
     return Outcome(passed, failed or int(status != 0), telling)
 
 
-def e2e(preset, names, seeds):
+def e2e(preset, names, seeds, requests):
     only = [x for n in names for x in ("--only", n)]
-    return counted(["python3", "tests/e2e/run.py", "--build", BUILD / preset, "--seeds", seeds, *only])
+    return counted(["python3", "tests/e2e/run.py", "--build", BUILD / preset, "--seeds", seeds,
+                    "--requests", requests, *only])
 
 
 def fetch_model():
@@ -118,6 +119,8 @@ def all_steps(long):
     """name -> (steps that it needs, what it does)"""
     seeds = {"release": 5000, "dev": 300, "tsan": 100, "portable": 500} if long else \
             {"release": 200, "dev": 12, "tsan": 6, "portable": 20}
+    requests = {p: n * (10 if long else 1) for p, n in
+                {"release": 10000, "dev": 1000, "tsan": 500, "portable": 0}.items()}
     subsets = {"release": [], "dev": E2E_DEV, "tsan": E2E_TSAN, "portable": E2E_PORTABLE}
     steps = {"lint": ((), lambda: counted(["python3", "tests/lint/lint.py"])),
              "model": ((), fetch_model)}
@@ -125,7 +128,7 @@ def all_steps(long):
         steps[f"build-{preset}"] = ((), lambda p=preset: build(p))
         steps[f"ctest-{preset}"] = ((f"build-{preset}",), lambda p=preset: ctest(p))
         needs = (f"build-{preset}",) if preset in ("dev", "tsan") else (f"build-{preset}", "model")
-        steps[f"e2e-{preset}"] = (needs, lambda p=preset: e2e(p, subsets[p], seeds[p]))
+        steps[f"e2e-{preset}"] = (needs, lambda p=preset: e2e(p, subsets[p], seeds[p], requests[p]))
     steps["tokenizers"] = (("build-release", "model"), lambda: tokenizers(long))
     if long:
         steps["simulation"] = (("build-release",), simulate)

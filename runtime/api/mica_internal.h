@@ -9,8 +9,8 @@
  * An adapter's name is looked up and its request queued under one hold of the lock, and a removal is carried
  * out after the commands before it: so a request that found a name always finds the content alive.
  *
- * A second lock covers the engine's bookkeeping, for callers who ask what the cache has. The engine's thread holds
- * it whenever it is at the engine, and not while the device works. Taken after the first one or alone.
+ * A second lock covers the engine's bookkeeping, for callers who ask what the cache has. The engine's thread
+ * holds it whenever it is at the engine, and not while the device works. Taken after the first one or alone.
  */
 #ifndef RUNTIME_API_MICA_INTERNAL_H
 #define RUNTIME_API_MICA_INTERNAL_H

@@ -1,6 +1,6 @@
 """Runs the end-to-end tests against one build.
 
-    python3 tests/e2e/run.py [--build DIR] [--only TEXT]... [--seeds N] [--first SEED]
+    python3 tests/e2e/run.py [--build DIR] [--only TEXT]... [--seeds N] [--first SEED] [--requests N]
 
 Prints a line per test and ends with "N passed, N failed". --only takes tests whose full name contains the text.
 """
@@ -80,8 +80,10 @@ def main():
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--seeds", default="200", help="of the same-bits test")
     parser.add_argument("--first", default="0", help="its first seed")
+    parser.add_argument("--requests", default="10000", help="of the load test")
     args = parser.parse_args()
-    os.environ.update(MICA_BUILD=args.build, MICA_SAME_BITS_SEEDS=args.seeds, MICA_SAME_BITS_FIRST=args.first)
+    os.environ.update(MICA_BUILD=args.build, MICA_SAME_BITS_SEEDS=args.seeds, MICA_SAME_BITS_FIRST=args.first,
+                      MICA_LOAD_REQUESTS=args.requests)
     suite = unittest.defaultTestLoader.discover(str(HERE), "test_*.py")
     tests = [t for t in flatten(suite) if not args.only or any(o in name_of(t) for o in args.only)]
     result = Lines()

@@ -177,3 +177,8 @@ def refused(test, call, code, text=""):
 
 def open_files(process):
     return len(os.listdir(f"/proc/{process.pid}/fd"))
+
+
+def names_of_open_files(process):
+    folder = pathlib.Path(f"/proc/{process.pid}/fd")
+    return sorted(os.readlink(f) for f in folder.iterdir())
