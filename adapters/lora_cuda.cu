@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(THREADS) lora_shrink(lora_step t)
 {
     const adapter_cuda_run &run = t.run;
     adapter_cuda_item item = t.items[blockIdx.x];
+    if (!item.rows) return;
     const adapter_cuda_linear &linear = linear_of(run, item.slot);
     uint32_t lane = threadIdx.x % 32, first = (blockIdx.z * WARPS + threadIdx.x / 32) * RANKS;
     if (blockIdx.y >= linear.count) return;
@@ -124,6 +125,7 @@ __global__ void __launch_bounds__(THREADS) lora_expand(lora_step t)
     __shared__ __align__(16) float s[ROWS][S_CHUNK];
     const adapter_cuda_run &run = t.run;
     adapter_cuda_item item = t.items[blockIdx.x];
+    if (!item.rows) return;
     const adapter_cuda_linear &linear = linear_of(run, item.slot);
     uint32_t column = blockIdx.z * THREADS + threadIdx.x;
     if (blockIdx.y >= linear.count) return;

@@ -40,14 +40,16 @@ typedef struct adapter_cuda_linear {
     uint32_t count;
 } adapter_cuda_linear;
 
-/* A step's segments as words; where the parts begin is known from the numbers. */
+/* A step's segments as words; where the parts begin is known from the number of items, which is rounded up to
+ * a power of two by some that do nothing: launches follow from a number that few steps change. */
 typedef struct adapter_cuda_plan {
-    uint32_t items, rows; /* rows: adapted ones */
+    uint32_t items;
     uint32_t words;
 } adapter_cuda_plan;
 
 size_t adapter_cuda_plan_words(uint32_t rows_max);
-void adapter_cuda_pack(const adapter_plan *plan, uint32_t *words, adapter_cuda_plan *out);
+/* rows: of the step, of which at most all are adapted. */
+void adapter_cuda_pack(const adapter_plan *plan, uint32_t rows, uint32_t *words, adapter_cuda_plan *out);
 
 /* One linear of a step, after the base product and its bias are in y. */
 typedef struct adapter_cuda_run {

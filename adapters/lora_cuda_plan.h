@@ -7,7 +7,7 @@
 
 typedef struct adapter_cuda_item {
     uint32_t slot;
-    uint32_t first, rows; /* of the sorted rows */
+    uint32_t first, rows; /* of the sorted rows; none: nothing to do */
 } adapter_cuda_item;
 
 enum { ADAPTER_CUDA_ITEM_WORDS = sizeof(adapter_cuda_item) / sizeof(uint32_t) };

@@ -50,6 +50,7 @@ function(mica_cuda_plugin)
         paged_kv/paged_attn_cuda_plan.c
         runtime/backend/cuda.c
         runtime/backend/cuda_adapters.c
+        runtime/backend/cuda_graph.c
         runtime/backend/cuda_group.c
         runtime/backend/cuda_matrix.c
         runtime/backend/cuda_pick_plan.c

@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(THREADS) kv_write_rows(kv_cuda_row_write w)
 {
     const kv_layout &l = w.layout;
     kv_cuda_row row = w.rows[blockIdx.x];
+    if (row.position == KV_CUDA_NO_ROW) return;
     uint32_t lane = threadIdx.x % 32, at = row.position % l.block_tokens, dim = l.head_dim;
     uint32_t block = w.tables[row.table + row.position / l.block_tokens];
     size_t head_bytes = l.block_tokens * ((size_t)dim * l.element_bytes + (l.element_bytes == 1 ? 4 : 0));

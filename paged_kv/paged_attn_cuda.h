@@ -7,6 +7,9 @@
  *     whole     an item with all of its rows' segments, merged in order as they come
  *     partial   an item with one segment; a second kernel merges a row's partials in order
  *
+ * Numbers of items and merges are rounded up to powers of two by some that do nothing, and tables come last:
+ * launches, and where they find what they read, follow from three numbers that few steps change.
+ *
  * Exact  Both ways do the same operations on a (row, head) in the same order, so no bit depends on how a plan
  * is cut, on the other rows, on the block size or on what is shared. K/V in float32, and heads wider than
  *        KV_CUDA_PAIR_DIM_MAX, take a plain kernel; others are products of bf16 pairs on tensor cores, with
@@ -31,7 +34,7 @@ enum { KV_SEGMENT = 8 * KV_TILE, KV_CUDA_PAIR_DIM_MAX = 256 };
 typedef struct kv_cuda_plan {
     uint32_t rows;          /* of the step */
     uint32_t items, merges; /* of the attention; merges: rows whose partials are merged */
-    uint32_t tables_at, rows_at, items_at, merges_at;
+    uint32_t rows_at, items_at, merges_at, tables_at;
     uint32_t words; /* in all */
 } kv_cuda_plan;
 
@@ -46,9 +49,10 @@ typedef struct kv_cuda_limits {
 size_t kv_cuda_plan_words(const kv_cuda_limits *l);
 size_t kv_cuda_scratch_bytes(const kv_cuda_limits *l);
 
-/* Lays `plan` out in words. Its spans cover the step's rows in order. */
-void kv_cuda_pack(const kv_cuda_limits *l, uint32_t block_tokens, const kv_plan *plan, uint32_t *words,
-                  kv_cuda_plan *out);
+/* Lays `plan` out in words. Its spans cover the step's rows in order, as far as they are anyone's: of `rows`
+ * rows, at most rows_max, those behind have no K/V and are not attended to. */
+void kv_cuda_pack(const kv_cuda_limits *l, uint32_t block_tokens, const kv_plan *plan, uint32_t rows,
+                  uint32_t *words, kv_cuda_plan *out);
 
 /* One layer of a step; `plan` of the arguments is not read. */
 cudaError_t kv_cuda_write(const kv_write *w, const kv_cuda_plan *plan, const uint32_t *device_words,

@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(THREADS) kv_attn_merge(kv_cuda_attn a)
 {
     kv_cuda_merge r = a.merges[blockIdx.x];
     uint32_t head = blockIdx.y, dim = a.layout.head_dim;
+    if (!(r.shared_count + r.own_count)) return;
     for (uint32_t d = threadIdx.x; d < dim; d += THREADS) {
         float m = -INFINITY, l = 0, o = 0;
         for (uint32_t i = 0; i < r.shared_count + r.own_count; i++) {

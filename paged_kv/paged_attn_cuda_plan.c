@@ -29,17 +29,24 @@ static uint32_t partials_max(const kv_cuda_limits *l)
     return l->rows_max * PARTIALS_PER_ROW;
 }
 
+static uint32_t power_of_two(uint32_t count)
+{
+    uint32_t power = count > 0;
+    while (power < count) power *= 2;
+    return power;
+}
+
 /* Partial items have a row at least, and whole ones too. */
 static size_t items_max(const kv_cuda_limits *l)
 {
-    return (size_t)partials_max(l) + l->rows_max;
+    return power_of_two(partials_max(l) + l->rows_max);
 }
 
 size_t kv_cuda_plan_words(const kv_cuda_limits *l)
 {
     return l->table_words_max + words_of(sizeof(kv_cuda_row)) * (size_t)l->rows_max +
            words_of(sizeof(kv_cuda_item)) * items_max(l) +
-           words_of(sizeof(kv_cuda_merge)) * (size_t)l->rows_max;
+           words_of(sizeof(kv_cuda_merge)) * (size_t)power_of_two(l->rows_max);
 }
 
 /* A partial of a row and a head: the largest score, the sum of weights, and the weighted sum of V. */
@@ -134,8 +141,8 @@ static int cut_group(packing *p, const kv_span *spans, uint32_t count, uint32_t 
     return 1;
 }
 
-/* Rows, and behind them the tables brought together, span after span; consecutive spans of one sequence,
- * which go on in position, share one. Gives the words of the tables. */
+/* Rows, and the tables brought together, span after span; consecutive spans of one sequence, which go on in
+ * position, share one. Gives the words of the tables. */
 static uint32_t pack_rows(const kv_plan *plan, uint32_t block_tokens, kv_cuda_row *rows, uint32_t *tables)
 {
     uint32_t words = 0, begin = 0;
@@ -164,14 +171,18 @@ static void cut_groups(packing *p, const kv_plan *plan)
     }
 }
 
-void kv_cuda_pack(const kv_cuda_limits *l, uint32_t block_tokens, const kv_plan *plan, uint32_t *words,
-                  kv_cuda_plan *out)
+/* Those behind `count` up to a power of two, which it gives, do nothing. */
+static uint32_t round_up(void *things, uint32_t count, size_t bytes)
 {
-    *out = (kv_cuda_plan){0};
-    for (uint32_t i = 0; i < plan->spans_count; i++) out->rows += plan->spans[i].rows;
-    out->tables_at = words_of(sizeof(kv_cuda_row)) * out->rows;
-    out->items_at =
-        out->tables_at + pack_rows(plan, block_tokens, (kv_cuda_row *)words, words + out->tables_at);
+    uint32_t power = power_of_two(count);
+    memset((char *)things + count * bytes, 0, (power - count) * bytes);
+    return power;
+}
+
+void kv_cuda_pack(const kv_cuda_limits *l, uint32_t block_tokens, const kv_plan *plan, uint32_t rows,
+                  uint32_t *words, kv_cuda_plan *out)
+{
+    *out = (kv_cuda_plan){.rows = rows, .items_at = words_of(sizeof(kv_cuda_row)) * rows};
     packing p = {.l = l,
                  .items = (kv_cuda_item *)(words + out->items_at),
                  .out = out,
@@ -179,7 +190,12 @@ void kv_cuda_pack(const kv_cuda_limits *l, uint32_t block_tokens, const kv_plan 
     /* Merges lie behind all the items that there may be until their number is known. */
     p.merges = (kv_cuda_merge *)(p.items + items_max(l));
     cut_groups(&p, plan);
+    out->items = round_up(p.items, out->items, sizeof *p.items);
     out->merges_at = out->items_at + words_of(sizeof(kv_cuda_item)) * out->items;
     memmove(words + out->merges_at, p.merges, out->merges * sizeof *p.merges);
-    out->words = out->merges_at + words_of(sizeof(kv_cuda_merge)) * out->merges;
+    out->merges = round_up(words + out->merges_at, out->merges, sizeof *p.merges);
+    out->tables_at = out->merges_at + words_of(sizeof(kv_cuda_merge)) * out->merges;
+    for (uint32_t t = 0; t < rows; t++) ((kv_cuda_row *)words)[t] = (kv_cuda_row){KV_CUDA_NO_ROW, 0};
+    out->words =
+        out->tables_at + pack_rows(plan, block_tokens, (kv_cuda_row *)words, words + out->tables_at);
 }

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #define KV_CUDA_WHOLE UINT32_MAX
+#define KV_CUDA_NO_ROW UINT32_MAX /* a position */
 
 /* Of each row of the step. */
 typedef struct kv_cuda_row {
@@ -13,7 +14,7 @@ typedef struct kv_cuda_row {
 } kv_cuda_row;
 
 /* Rows [row, row + rows) over segments [segment, segment + segments), as far as each row sees. The rows'
- * tables agree in those segments where there is more than one sequence. */
+ * tables agree in those segments where there is more than one sequence. No rows: nothing to do. */
 typedef struct kv_cuda_item {
     uint32_t row, rows;
     uint32_t segment, segments;
@@ -21,7 +22,7 @@ typedef struct kv_cuda_item {
 } kv_cuda_item;
 
 /* A row's partials: first + i * stride of `count` for segments from 0, then the same of the rest. Partials
- * are counted in rows; each has all heads. */
+ * are counted in rows; each has all heads. Both counts 0: nothing to do. */
 typedef struct kv_cuda_merge {
     uint32_t row;
     uint32_t shared, shared_stride, shared_count;

@@ -83,6 +83,7 @@ typedef struct mica_options {
     const char *device;             /* "auto": CUDA where it can be used; "cpu", "cuda" */
     const char *plugin_dir;         /* where libmica_cuda.so is, if not beside libmica.so */
     double gpu_memory_utilization;  /* what everything may take of a device's memory; 0.9 */
+    bool enforce_eager;             /* a CUDA device launches decode steps op by op, not as graphs */
     bool batch_invariant;           /* same request, same bits on a GPU too, at some cost; not over ranks */
     uint32_t kv_changes_max;        /* of the cache that may wait for mica_kv_poll(); 0: none are told */
 } mica_options;

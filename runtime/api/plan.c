@@ -110,6 +110,7 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .draws_max = draws,
                                     .lists_max = lists < LISTS_MAX ? lists : LISTS_MAX,
                                     .batch_invariant = o->batch_invariant,
+                                    .eager = o->enforce_eager,
                                     .ordinal = processes->launch.local * p->ranks_count + i};
     r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);
     r->device_bytes = backend->bytes(&r->device) - r->kv_bytes;

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 6 };
+enum { RT_BACKEND_ABI = 7 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -53,6 +53,7 @@ typedef struct rt_device_options {
     size_t host_floats;       /* most that host_rows is asked for, and logits that pick is given at once */
     uint32_t draws_max;       /* rows of a step for which a token is drawn */
     uint32_t lists_max;   /* words of the lists that such a row may bring to `pick`, else it is the host's */
+    bool eager;           /* no graphs of launches */
     bool batch_invariant; /* a row's bits must not depend on the batch, at some cost; the CPU's never do */
 } rt_device_options;
 
@@ -145,8 +146,10 @@ typedef struct rt_backend {
     void (*kv_copy_rows)(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
 
     /* The step's ops. */
-    /* First of a step: a device with memory of its own sends all plans there at once. NULL: nothing to do. */
-    void (*step_begin)(rt_device *d, const rt_step_plan *p);
+    /* First of a step: a device with memory of its own sends all plans there at once. Gives the number of
+     * rows that the ops are to be called for, p->rows or, where all rows are kept and there are picks, some
+     * more, which are nobody's. NULL: nothing to do, and p->rows. */
+    uint32_t (*step_begin)(rt_device *d, const rt_step_plan *p);
     /* table holds the rows of tokens first, first + 1, ...; any other token's row of h becomes zero. */
     void (*embed)(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
                   float scale, float *h, size_t h_stride);

@@ -231,6 +231,7 @@ static void cuda_close(rt_device *d)
     if (d->done) cudaEventDestroy(d->done);
     cudaFreeHost(d->host);
     cudaFreeHost(d->host_picked);
+    rt_cuda__graphs_destroy(d);
     rt_cuda__stages_destroy(d);
     rt_cuda__shapes_destroy(d);
     rt_pool_destroy(d->pool);
@@ -238,6 +239,7 @@ static void cuda_close(rt_device *d)
     if (d->uploads) cudaStreamDestroy(d->uploads);
     if (d->stream) cudaStreamDestroy(d->stream);
     pthread_mutex_destroy(&d->lock);
+    pthread_mutex_destroy(&d->capture);
     pthread_cond_destroy(&d->stage_free);
     free(d->slots);
     free(d);
@@ -253,6 +255,7 @@ static rc_code cuda_open(const rt_device_options *o, rt_device **out, rc_msg *ms
     d->options.kernels = NULL;
     d->limits = limits_of(o);
     pthread_mutex_init(&d->lock, NULL);
+    pthread_mutex_init(&d->capture, NULL);
     pthread_cond_init(&d->stage_free, NULL);
     snprintf(d->name, sizeof d->name, "%s (sm_%d%d)", p.name, p.major, p.minor);
     rc_code code = open_parts(d, msg);

@@ -104,7 +104,9 @@ void rt_cuda__adapter_detach(rt_device *d, uint32_t slot)
     RC_ASSERT(slot < d->options.slots_max);
     if (!d->slots[slot]) return;
     rt_cuda__enter(d);
+    pthread_mutex_lock(&d->capture);
     cudaError_t error = cudaEventRecord(d->done, d->stream);
+    pthread_mutex_unlock(&d->capture);
     if (!error) error = cudaStreamWaitEvent(d->uploads, d->done, 0);
     if (!error) error = cudaFreeAsync(d->slots[slot], d->uploads);
     rt_cuda__check(d, error, "detach");

@@ -29,8 +29,9 @@ enum {
     RT_CUDA_WORKSPACE = 32 << 20, /* cuBLASLt's, what NVIDIA recommends for Hopper */
     RT_CUDA_STAGES = 4,           /* pinned, for loading: about what the loading threads fill at a time */
     RT_CUDA_STAGE_BYTES = 4 << 20,
-    RT_CUDA_TILE = 64,      /* rows of every product, with batch_invariant */
-    RT_CUDA_DESCRIPTORS = 2 /* the host fills one while the other is still being sent */
+    RT_CUDA_TILE = 64,       /* rows of every product, with batch_invariant */
+    RT_CUDA_DESCRIPTORS = 2, /* the host fills one while the other is still being sent */
+    RT_CUDA_GRAPHS = 64
 };
 
 /* The step's plans on the device: offsets in words. */
@@ -43,10 +44,22 @@ typedef struct rt_cuda_plans {
 } rt_cuda_plans;
 
 typedef struct rt_cuda_step {
-    rt_cuda_plans plans[2]; /* of all rows, and of those that are kept */
+    uint32_t rows;          /* with those that are nobody's */
+    rt_cuda_plans plans[2]; /* of all rows; of those that are kept, if they are not all */
     uint32_t tokens_at, positions_at, kept_at, kept_count;
-    uint32_t picks_at, picks_count, picked_stride;
+    uint32_t picks_at, picks_count, picks_rows, picked_stride;
 } rt_cuda_step;
+
+/* What the launches of a step follow from, where all its rows' logits are wanted. */
+typedef struct rt_cuda_launches {
+    uint32_t rows, kv_items, kv_merges, adapter_items;
+} rt_cuda_launches;
+
+typedef struct rt_cuda_graph {
+    rt_cuda_launches launches;
+    uint32_t used; /* in which step last; 0: it is none */
+    cudaGraphExec_t exec;
+} rt_cuda_graph;
 
 /* Algorithms of products of one shape, by the number of rows. */
 typedef struct rt_cuda_shape {
@@ -94,8 +107,11 @@ struct rt_device {
     cudaEvent_t sent[RT_CUDA_DESCRIPTORS], done;
     void *stages[RT_CUDA_STAGES];
     uint32_t free_stages; /* bits; under lock */
-    uint32_t turn;        /* of the descriptors */
+    uint32_t turn;        /* of the descriptors: steps so far */
     rt_cuda_step step;
+    rt_cuda_graph graphs[RT_CUDA_GRAPHS], *graph; /* the step's, from its beginning to `picked`; or NULL */
+    bool captures, replays;  /* ops are recorded in it; they are in it, and need not be launched */
+    pthread_mutex_t capture; /* held while ops are recorded: nothing else may be put into the stream */
     /* What of the last op lies in scratch as bf16, for the product that reads it next; NULL: nothing. */
     const float *rounded;
     uint32_t rounded_rows, rounded_width;
@@ -115,6 +131,12 @@ struct rt_device {
 static inline size_t rt_cuda_padded(size_t n)
 {
     return (n + RT_CUDA_ALIGN - 1) / RT_CUDA_ALIGN * RT_CUDA_ALIGN;
+}
+
+/* Whether ops shall launch what they do. */
+static inline bool rt_cuda__launches(const rt_device *d)
+{
+    return !d->has_failed && !d->replays;
 }
 
 /* cuda.c */
@@ -165,7 +187,7 @@ void rt_cuda__adapter_detach(rt_device *d, uint32_t slot);
 bool rt_cuda__picks(const rt_device_options *o); /* whether this rank does */
 size_t rt_cuda__picked_bytes(const rt_device_options *o);
 size_t rt_cuda__descriptor_words(const rt_device_options *o, const kv_cuda_limits *l);
-void rt_cuda__step_begin(rt_device *d, const rt_step_plan *p);
+uint32_t rt_cuda__step_begin(rt_device *d, const rt_step_plan *p);
 void rt_cuda__kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
 void rt_cuda__embed(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens,
                     uint32_t rows, float scale, float *h, size_t h_stride);
@@ -184,6 +206,14 @@ void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint
 void rt_cuda__pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t first, uint32_t rows);
 const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride);
 const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
+
+/* cuda_graph.c */
+bool rt_cuda__has_graph(const rt_device *d, const rt_step_plan *p);
+uint32_t rt_cuda__padded_rows(const rt_device *d, uint32_t rows);
+/* Once the step's descriptor is under way; when all that it launches was launched. */
+void rt_cuda__graph_begin(rt_device *d);
+void rt_cuda__graph_end(rt_device *d);
+void rt_cuda__graphs_destroy(rt_device *d);
 
 /* cuda_group.c */
 size_t rt_cuda__sums_bytes(const rt_device_options *o);

@@ -69,7 +69,7 @@ static void move_rows(rt_device *d, float *to, size_t to_stride, const float *fr
 
 void rt_cuda__all_reduce(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width)
 {
-    if (!d->comm || d->has_failed) return;
+    if (!d->comm || !rt_cuda__launches(d)) return;
     d->rounded = NULL;
     move_rows(d, d->scratch, width, x, stride, rows, width);
     check(d,
@@ -82,7 +82,7 @@ void rt_cuda__all_reduce(rt_device *d, float *x, size_t stride, uint32_t rows, u
 void rt_cuda__gather_columns(rt_device *d, float *y, size_t stride, uint32_t rows, uint32_t width)
 {
     const rt_group *g = d->options.group;
-    if (!d->comm || d->has_failed || !rows) return;
+    if (!d->comm || !rt_cuda__launches(d) || !rows) return;
     uint32_t most = most_columns(width, g->world), first, end;
     size_t share = (size_t)rows * most;
     float *all = d->sums + share;

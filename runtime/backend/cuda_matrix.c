@@ -278,7 +278,7 @@ static void add_deltas(rt_device *d, const rt_linear *l)
 
 void rt_cuda__linear(rt_device *d, const rt_linear *l)
 {
-    if (d->has_failed || !l->rows) return;
+    if (!rt_cuda__launches(d) || !l->rows) return;
     size_t stride = l->x_stride;
     const void *x = l->weight->stored == RC_BF16 ? rounded(d, l, &stride) : l->x;
     d->rounded = NULL;

@@ -305,15 +305,16 @@ __device__ void tell(const pick_row &r, int32_t token, mica_top *out, pick_share
 __global__ void __launch_bounds__(THREADS) pick_rows(rt_cuda_pick_run run)
 {
     __shared__ pick_shared s;
-    uint32_t row = blockIdx.x, at = run.first + row;
-    const rt_cuda_pick *pick = (const rt_cuda_pick *)run.words + at;
+    uint32_t row = blockIdx.x;
+    const rt_cuda_pick *pick = (const rt_cuda_pick *)(run.words + run.at) + run.first + row;
+    if (pick->kind == RT_CUDA_PICK_NONE) return;
     float *x = run.scratch + 2 * (size_t)row * run.vocab;
-    pick_row r = {pick, run.words + pick->at, run.logits + row * run.logits_stride,
-                  x,    x + run.vocab,        run.vocab};
-    mica_top *out = run.picked + (size_t)at * run.picked_stride;
-    int32_t token = r.pick->kind == RT_CUDA_PICK_HOST ? -1 : r.pick->token;
-    if (r.pick->kind == RT_CUDA_PICK_DRAW) token = draw(r, s);
-    if (token >= 0 && r.pick->tops >= 0)
+    pick_row r = {
+        pick, run.words + pick->lists_at, run.logits + row * run.logits_stride, x, x + run.vocab, run.vocab};
+    mica_top *out = run.picked + pick->picked_at;
+    int32_t token = pick->kind == RT_CUDA_PICK_HOST ? -1 : pick->token;
+    if (pick->kind == RT_CUDA_PICK_DRAW) token = draw(r, s);
+    if (token >= 0 && pick->tops >= 0)
         tell(r, token, out, s);
     else if (threadIdx.x == 0)
         *out = {token, 0, 0};

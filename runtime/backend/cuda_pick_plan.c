@@ -2,11 +2,9 @@
 
 #include "runtime/backend/cuda_pick.h"
 
-enum { HEADER = sizeof(rt_cuda_pick) / sizeof(uint32_t) };
-
 size_t rt_cuda_pick_words(size_t count, size_t draws, size_t lists_max)
 {
-    return count * HEADER + draws * lists_max;
+    return count * RT_CUDA_PICK_WORDS + draws * lists_max;
 }
 
 static uint32_t *put(uint32_t *to, const void *from, uint32_t words)
@@ -39,22 +37,24 @@ static rt_cuda_pick header_of(const rt_pick *p)
                           .banned = is_masked ? (uint32_t)s->banned_count : 0};
 }
 
-uint32_t rt_cuda_pick_pack(const rt_pick *picks, uint32_t count, uint32_t lists_max, uint32_t *words)
+uint32_t rt_cuda_pick_pack(const rt_pick *picks, uint32_t count, uint32_t rows, uint32_t lists_max,
+                           uint32_t stride, uint32_t *words, uint32_t at, uint32_t lists_at)
 {
-    uint32_t *lists = words + (size_t)count * HEADER;
-    for (uint32_t i = 0; i < count; i++) {
-        const rt_pick *p = &picks[i];
-        rt_cuda_pick h = header_of(p);
+    uint32_t *lists = words + lists_at;
+    for (uint32_t i = 0; i < rows; i++) {
+        rt_cuda_pick h = i < count ? header_of(&picks[i]) : (rt_cuda_pick){.kind = RT_CUDA_PICK_NONE};
         uint64_t needs = 2ull * h.biases + h.prompt + h.generated + h.banned;
-        h.at = (uint32_t)(lists - words);
         if (needs > lists_max) {
             h = (rt_cuda_pick){.kind = RT_CUDA_PICK_HOST};
         } else if (needs) {
+            const rt_pick *p = &picks[i];
+            h.lists_at = (uint32_t)(lists - words);
             lists = put(lists, p->sampling->logit_bias, 2 * h.biases);
             lists = put(lists, p->history.tokens, h.prompt + h.generated);
             lists = put(lists, p->sampling->banned, h.banned);
         }
-        memcpy(words + (size_t)i * HEADER, &h, sizeof h);
+        h.picked_at = i * stride;
+        memcpy(words + at + (size_t)i * RT_CUDA_PICK_WORDS, &h, sizeof h);
     }
     return (uint32_t)(lists - words);
 }

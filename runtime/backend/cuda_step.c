@@ -6,7 +6,7 @@ bool rt_cuda__picks(const rt_device_options *o)
     return !o->group || o->group->rank == 0;
 }
 
-/* tokens, positions, kept rows; for all rows and for the kept ones K/V and adapters; picks. */
+/* tokens, positions, kept rows; picks; for all rows and for the kept ones adapters and K/V. */
 size_t rt_cuda__descriptor_words(const rt_device_options *o, const kv_cuda_limits *l)
 {
     size_t plans = kv_cuda_plan_words(l) + adapter_cuda_plan_words(o->rows_max);
@@ -27,56 +27,89 @@ static uint32_t put(uint32_t *words, uint32_t *at, const void *from, uint32_t co
     return begin;
 }
 
-static void pack(const rt_device *d, const kv_plan *kv, const adapter_plan *adapters, uint32_t *words,
-                 uint32_t *at, rt_cuda_plans *out)
+static void pack_adapters(const adapter_plan *adapters, uint32_t rows, uint32_t *words, uint32_t *at,
+                          rt_cuda_plans *out)
 {
-    *out = (rt_cuda_plans){.kv = kv, .adapters = adapters, .kv_at = *at};
-    kv_cuda_pack(&d->limits, d->options.kv.block_tokens, kv, words + *at, &out->kv_parts);
-    *at += out->kv_parts.words;
+    out->adapters = adapters;
     out->adapters_at = *at;
-    if (adapters->segments_count) adapter_cuda_pack(adapters, words + *at, &out->adapter_parts);
+    if (adapters->segments_count) adapter_cuda_pack(adapters, rows, words + *at, &out->adapter_parts);
     *at += out->adapter_parts.words;
 }
 
-static void pack_picks(rt_device *d, const rt_pick *picks, uint32_t count, uint32_t *words, uint32_t *at)
+static void pack_kv(const rt_device *d, const kv_plan *kv, uint32_t rows, uint32_t *words, uint32_t *at,
+                    rt_cuda_plans *out)
 {
-    rt_cuda_step *s = &d->step;
-    int32_t tops = 0;
-    s->picks_at = *at;
-    s->picks_count = picks && rt_cuda__picks(&d->options) ? count : 0;
-    for (uint32_t i = 0; i < s->picks_count; i++)
-        if (picks[i].tops > tops) tops = picks[i].tops;
-    s->picked_stride = 1 + (uint32_t)tops;
-    *at += rt_cuda_pick_pack(picks, s->picks_count, d->options.lists_max, words + *at);
+    out->kv = kv;
+    out->kv_at = *at;
+    kv_cuda_pack(&d->limits, d->options.kv.block_tokens, kv, rows, words + *at, &out->kv_parts);
+    *at += out->kv_parts.words;
 }
 
-void rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
+/* Zeros behind, so that rows which are nobody's are of a token and at a position that there is. */
+static uint32_t put_padded(uint32_t *words, uint32_t *at, const void *from, uint32_t count, uint32_t padded)
+{
+    uint32_t begin = put(words, at, from, count);
+    memset(words + *at, 0, (padded - count) * sizeof *words);
+    *at = begin + padded;
+    return begin;
+}
+
+static uint32_t stride_of(const rt_pick *picks, uint32_t count)
+{
+    int32_t tops = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (picks[i].tops > tops) tops = picks[i].tops;
+    return 1 + (uint32_t)tops;
+}
+
+/* What launches read by place comes first, in an order in which no place depends on more than they do; block
+ * tables and lists, whose sizes vary, are found by what is there. */
+static uint32_t pack_step(rt_device *d, const rt_step_plan *p, uint32_t *words)
 {
     rt_cuda_step *s = &d->step;
-    rt_cuda__enter(d);
-    uint32_t at = 0, turn = d->turn++ % RT_CUDA_DESCRIPTORS;
-    uint32_t *words = d->descriptors[turn];
-    if (d->has_failed) return;
-    rt_cuda__check(d, cudaEventSynchronize(d->sent[turn]), "step"); /* of the step before the last */
-    s->tokens_at = put(words, &at, p->tokens, p->rows);
-    s->positions_at = put(words, &at, p->positions, p->rows);
+    uint32_t at = 0, kept = p->kept_count == p->rows ? s->rows : p->kept_count;
+    bool is_one = p->kept_kv == p->kv, picks = p->picks && rt_cuda__picks(&d->options);
+    s->tokens_at = put_padded(words, &at, p->tokens, p->rows, s->rows);
+    s->positions_at = put_padded(words, &at, p->positions, p->rows, s->rows);
     s->kept_at = put(words, &at, p->kept, p->kept_count);
     s->kept_count = p->kept_count;
-    pack(d, p->kv, p->adapters, words, &at, &s->plans[0]);
-    if (p->kept_kv == p->kv)
-        s->plans[1] = s->plans[0];
-    else
-        pack(d, p->kept_kv, p->kept_adapters, words, &at, &s->plans[1]);
-    pack_picks(d, p->picks, p->kept_count, words, &at);
+    s->plans[0] = s->plans[1] = (rt_cuda_plans){0};
+    at = s->kept_at + kept;
+    s->picks_at = at;
+    s->picks_count = picks ? p->kept_count : 0;
+    s->picked_stride = stride_of(p->picks, s->picks_count);
+    s->picks_rows = picks ? kept : 0;
+    at += s->picks_rows * RT_CUDA_PICK_WORDS;
+    pack_adapters(p->adapters, s->rows, words, &at, &s->plans[0]);
+    pack_kv(d, p->kv, s->rows, words, &at, &s->plans[0]);
+    if (!is_one) {
+        pack_adapters(p->kept_adapters, kept, words, &at, &s->plans[1]);
+        pack_kv(d, p->kept_kv, kept, words, &at, &s->plans[1]);
+    }
+    return rt_cuda_pick_pack(p->picks, s->picks_count, s->picks_rows, d->options.lists_max, s->picked_stride,
+                             words, s->picks_at, at);
+}
+
+uint32_t rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
+{
+    bool has_graph = rt_cuda__has_graph(d, p);
+    rt_cuda__enter(d);
+    uint32_t turn = d->turn++ % RT_CUDA_DESCRIPTORS;
+    uint32_t *words = d->descriptors[turn];
+    d->step.rows = has_graph ? rt_cuda__padded_rows(d, p->rows) : p->rows;
+    if (d->has_failed) return d->step.rows;
+    rt_cuda__check(d, cudaEventSynchronize(d->sent[turn]), "step"); /* of the step before the last */
+    size_t bytes = pack_step(d, p, words) * sizeof *words;
     d->rounded = NULL;
-    rt_cuda__check(d, cudaMemcpyAsync(d->words, words, at * sizeof *words, cudaMemcpyHostToDevice, d->stream),
-                   "step");
+    rt_cuda__check(d, cudaMemcpyAsync(d->words, words, bytes, cudaMemcpyHostToDevice, d->stream), "step");
     rt_cuda__check(d, cudaEventRecord(d->sent[turn], d->stream), "step");
+    if (has_graph && !d->has_failed) rt_cuda__graph_begin(d);
+    return d->step.rows;
 }
 
 static const rt_cuda_plans *plans_of(const rt_device *d, const kv_plan *kv)
 {
-    const rt_cuda_plans *p = &d->step.plans[kv == d->step.plans[0].kv ? 0 : 1];
+    const rt_cuda_plans *p = &d->step.plans[kv != d->step.plans[0].kv];
     RC_ASSERT(p->kv == kv);
     return p;
 }
@@ -96,7 +129,8 @@ void rt_cuda__embed(rt_device *d, const rt_matrix *table, uint32_t first, const 
     rt_cuda_rows r = {.y = h, .y_stride = h_stride, .rows = rows, .width = table->k};
     rt_cuda_table t = {table->data, table->stride, table->n, table->stored == RC_BF16};
     const int32_t *own = (const int32_t *)(d->words + d->step.tokens_at);
-    if (!d->has_failed) rt_cuda__check(d, rt_cuda_embed(&r, &t, own, first, scale, d->stream), "embedding");
+    if (rt_cuda__launches(d))
+        rt_cuda__check(d, rt_cuda_embed(&r, &t, own, first, scale, d->stream), "embedding");
 }
 
 /* Rows whose y the next product reads: their bf16 is written with them, whatever the weights are. */
@@ -114,14 +148,14 @@ void rt_cuda__norm(rt_device *d, const float *x, size_t x_stride, const float *w
                    uint32_t rows, uint32_t width, float *y, size_t y_stride)
 {
     rt_cuda_rows r = read_next(d, x, x_stride, y, y_stride, rows, width);
-    if (!d->has_failed) rt_cuda__check(d, rt_cuda_rms_norm(&r, weight, epsilon, d->stream), "norm");
+    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_rms_norm(&r, weight, epsilon, d->stream), "norm");
 }
 
 void rt_cuda__gated(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
                     float *y, size_t y_stride)
 {
     rt_cuda_rows r = read_next(d, gate_up, stride, y, y_stride, rows, width);
-    if (!d->has_failed) rt_cuda__check(d, rt_cuda_swiglu(&r, d->stream), "SwiGLU");
+    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_swiglu(&r, d->stream), "SwiGLU");
 }
 
 void rt_cuda__rope(rt_device *d, const rt_rope *r)
@@ -129,13 +163,13 @@ void rt_cuda__rope(rt_device *d, const rt_rope *r)
     rt_cuda_rope all = {r->q,     r->k,        r->stride,   r->rows,
                         r->heads, r->kv_heads, r->head_dim, d->words + d->step.positions_at,
                         r->cos,   r->sin};
-    if (!d->has_failed) rt_cuda__check(d, rt_cuda_rotate(&all, d->stream), "RoPE");
+    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_rotate(&all, d->stream), "RoPE");
 }
 
 void rt_cuda__kv_write(rt_device *d, const kv_write *w)
 {
     const rt_cuda_plans *p = plans_of(d, w->plan);
-    if (d->has_failed) return;
+    if (!rt_cuda__launches(d)) return;
     rt_cuda__check(d, kv_cuda_write(w, &p->kv_parts, d->words + p->kv_at, d->stream), "K/V write");
 }
 
@@ -143,7 +177,7 @@ void rt_cuda__attention(rt_device *d, const kv_attn *a)
 {
     const rt_cuda_plans *p = plans_of(d, a->plan);
     d->rounded = NULL;
-    if (d->has_failed) return;
+    if (!rt_cuda__launches(d)) return;
     rt_cuda__check(d, kv_cuda_attention(a, &p->kv_parts, d->words + p->kv_at, d->attention, d->stream),
                    "attention");
 }
@@ -153,7 +187,7 @@ void rt_cuda__add(rt_device *d, float *h, size_t h_stride, const float *x, size_
 {
     rt_cuda_rows r = {
         .x = x, .x_stride = x_stride, .y = h, .y_stride = h_stride, .rows = rows, .width = width};
-    if (!d->has_failed) rt_cuda__check(d, rt_cuda_add_scaled(&r, scale, d->stream), "residual");
+    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_add_scaled(&r, scale, d->stream), "residual");
 }
 
 /* By way of the scratch, since a row may go where another still has to be read. */
@@ -165,7 +199,7 @@ void rt_cuda__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, c
         .x = x, .x_stride = stride, .y = d->scratch, .y_stride = width, .rows = count, .width = width};
     RC_ASSERT(count == d->step.kept_count);
     d->rounded = NULL;
-    if (d->has_failed || !count) return;
+    if (!rt_cuda__launches(d) || !count) return;
     rt_cuda__check(d, rt_cuda_gather(&r, d->words + d->step.kept_at, d->stream), "kept rows");
     size_t bytes = width * sizeof *x;
     rt_cuda__check(d,
@@ -177,24 +211,24 @@ void rt_cuda__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, c
 void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor)
 {
     rt_cuda_rows r = {.y = x, .y_stride = stride, .rows = rows, .width = width};
-    if (!d->has_failed) rt_cuda__check(d, rt_cuda_divide(&r, divisor, d->stream), "division");
+    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_divide(&r, divisor, d->stream), "division");
 }
 
 void rt_cuda__pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t first, uint32_t rows)
 {
     const rt_cuda_step *s = &d->step;
-    rt_cuda_pick_run r = {.words = d->words + s->picks_at,
+    rt_cuda_pick_run r = {.words = d->words,
+                          .at = s->picks_at,
                           .first = first,
                           .rows = rows,
                           .logits = logits,
                           .logits_stride = vocab,
                           .vocab = vocab,
                           .scratch = d->weights,
-                          .picked = d->picked,
-                          .picked_stride = s->picked_stride};
+                          .picked = d->picked};
     if (!rt_cuda__picks(&d->options)) return;
-    RC_ASSERT(first + rows <= s->picks_count && (size_t)rows * vocab <= d->options.host_floats);
-    if (!d->has_failed) rt_cuda__check(d, rt_cuda_pick_rows(&r, d->stream), "sampling");
+    RC_ASSERT(first + rows <= s->picks_rows && (size_t)rows * vocab <= d->options.host_floats);
+    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_pick_rows(&r, d->stream), "sampling");
 }
 
 const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride)
@@ -202,6 +236,7 @@ const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride)
     const rt_cuda_step *s = &d->step;
     size_t bytes = (size_t)s->picks_count * s->picked_stride * sizeof *d->picked;
     rt_cuda__enter(d);
+    rt_cuda__graph_end(d);
     if (!d->has_failed && bytes)
         rt_cuda__check(d,
                        cudaMemcpyAsync(d->host_picked, d->picked, bytes, cudaMemcpyDeviceToHost, d->stream),
@@ -215,7 +250,7 @@ const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride)
 const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows)
 {
     size_t bytes = rows * stride * sizeof *buffer;
-    RC_ASSERT(rows * stride <= d->options.host_floats);
+    RC_ASSERT(rows * stride <= d->options.host_floats && !d->graph);
     rt_cuda__enter(d);
     if (!d->has_failed && bytes)
         rt_cuda__check(d, cudaMemcpyAsync(d->host, buffer, bytes, cudaMemcpyDeviceToHost, d->stream),

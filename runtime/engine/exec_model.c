@@ -21,7 +21,8 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
 static const mica_top *picked(void *ctx, const rt_step *step, uint32_t *stride)
 {
     rt_exec_model *m = ctx;
-    return rt_model_picked(m->model, step, stride);
+    (void)step; /* the model has it */
+    return rt_model_picked(m->model, stride);
 }
 
 static rc_code status(void *ctx, rc_msg *msg)

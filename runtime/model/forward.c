@@ -110,28 +110,32 @@ static void keep_wanted_rows(const rt_model *m, const rt_step *step)
 }
 
 /* wanted: the step from the last layer's attention on. */
-static void begin(const rt_model *m, const rt_step *step, const rt_step *wanted)
+static void begin(const rt_model *m, rt_step *step, const rt_step *wanted)
 {
     if (!m->backend->step_begin) return;
-    m->backend->step_begin(m->device, &(rt_step_plan){.rows = step->rows,
-                                                      .tokens = step->tokens,
-                                                      .positions = step->positions,
-                                                      .kv = &step->kv,
-                                                      .adapters = &step->adapters,
-                                                      .kept = step->logit_rows,
-                                                      .kept_count = step->logit_rows_count,
-                                                      .kept_kv = &wanted->kv,
-                                                      .kept_adapters = &wanted->adapters,
-                                                      .picks = step->picks});
+    uint32_t rows = m->backend->step_begin(m->device, &(rt_step_plan){.rows = step->rows,
+                                                                      .tokens = step->tokens,
+                                                                      .positions = step->positions,
+                                                                      .kv = &step->kv,
+                                                                      .adapters = &step->adapters,
+                                                                      .kept = step->logit_rows,
+                                                                      .kept_count = step->logit_rows_count,
+                                                                      .kept_kv = &wanted->kv,
+                                                                      .kept_adapters = &wanted->adapters,
+                                                                      .picks = step->picks});
+    RC_ASSERT(rows == step->rows || (wanted == step && rows > step->rows && rows <= m->limits.rows_max));
+    if (wanted == step) step->logit_rows_count = rows;
+    step->rows = rows;
 }
 
-void rt_model_forward(rt_model *m, const rt_step *step)
+void rt_model_forward(rt_model *m, const rt_step *given)
 {
-    check_step(m, step);
+    const rt_step *step = &m->step, *wanted = step;
+    check_step(m, given);
+    m->step = *given;
     if (!step->rows) return;
-    const rt_step *wanted =
-        step->logit_rows_count == step->rows ? step : rt__wanted_rows_plan(&m->wanted, step);
-    begin(m, step, wanted);
+    if (step->logit_rows_count < step->rows) wanted = rt__wanted_rows_plan(&m->wanted, step);
+    begin(m, &m->step, wanted);
     m->backend->embed(m->device, m->weights.embedding, m->shard.vocab.first, step->tokens, step->rows,
                       m->config.embedding_multiplier, m->h, m->plan.h_stride);
     m->backend->all_reduce(m->device, m->h, m->plan.h_stride, step->rows, m->config.hidden);
@@ -174,12 +178,12 @@ const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, u
     return m->backend->host_rows(m->device, m->logits, m->config.vocab, m->shard.rank ? 0 : count);
 }
 
-const mica_top *rt_model_picked(rt_model *m, const rt_step *step, uint32_t *stride)
+const mica_top *rt_model_picked(rt_model *m, uint32_t *stride)
 {
-    uint32_t most = m->limits.logits_max;
-    for (uint32_t first = 0, count; first < step->logit_rows_count; first += count) {
-        count = step->logit_rows_count - first < most ? step->logit_rows_count - first : most;
-        project(m, step, first, count);
+    uint32_t rows = m->step.logit_rows_count, most = m->limits.logits_max;
+    for (uint32_t first = 0, count; first < rows; first += count) {
+        count = rows - first < most ? rows - first : most;
+        project(m, &m->step, first, count);
         m->backend->pick(m->device, m->logits, m->config.vocab, first, count);
     }
     return m->backend->picked(m->device, stride);

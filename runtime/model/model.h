@@ -90,7 +90,7 @@ void rt_model_forward(rt_model *m, const rt_step *step);
 /* After a forward of that step: logits [count][vocab] of step->logit_rows[first .. first + count), count <=
  * logits_max, on the host, after logits_scaling. Valid until the next call. Only rank 0 has them whole. */
 const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count);
-/* Where the backend picks: what it picked from all of step->logit_rows (rt_backend.picked). */
-const mica_top *rt_model_picked(rt_model *m, const rt_step *step, uint32_t *stride);
+/* Where the backend picks: what it picked from all logit_rows of the last step (rt_backend.picked). */
+const mica_top *rt_model_picked(rt_model *m, uint32_t *stride);
 
 #endif

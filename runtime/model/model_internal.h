@@ -23,6 +23,7 @@ typedef struct rt_activations {
 struct rt_model {
     rt_model_config config; /* the rank's own */
     rt_shard shard;
+    rt_step step; /* the last one; with the rows that the backend wants besides */
     rt_model_limits limits;
     const rt_backend *backend;
     rt_device *device;

@@ -89,7 +89,7 @@ static void apply_x(fixture *f, const float *x, size_t x_stride, const uint32_t 
                     float y[ROWS][OUT])
 {
     adapter_segment segments[SLOTS];
-    uint32_t row_index[ROWS], words[ROWS * 4], filled = 0;
+    uint32_t row_index[ROWS], words[ROWS * 7], filled = 0;
     adapter_plan plan = {segments, 0, row_index};
     adapter_cuda_plan packed;
     for (uint32_t slot = 0; slot < SLOTS; slot++) {
@@ -101,7 +101,7 @@ static void apply_x(fixture *f, const float *x, size_t x_stride, const uint32_t 
     for (uint32_t t = 0; t < rows; t++)
         for (int n = 0; n < OUT; n++) y[t][n] = 1 + (float)t;
     assert_true(adapter_cuda_plan_words(ROWS) <= sizeof words / sizeof *words);
-    adapter_cuda_pack(&plan, words, &packed);
+    adapter_cuda_pack(&plan, rows, words, &packed);
     for (size_t i = 0; i < sizeof f->s / sizeof *f->s; i++) f->s[i] = NAN;
     adapter_cuda_run run = {&f->table[0][0][0], LAYERS,   LINEARS, LAYER, LINEAR, RANK_MAX, OUT, x,
                             x_stride,           &y[0][0], OUT,     f->s};

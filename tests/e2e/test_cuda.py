@@ -78,6 +78,16 @@ class LikeTheCpu(unittest.TestCase):
         bodies = [{**b, "temperature": 0.8, "top_p": 0.9, "seed": i} for i, b in enumerate(self.bodies("sampled", 6))]
         self.compare(bodies, [])
 
+    def test_graphs_change_nothing(self):
+        """Sizes and adapters come and go, so that steps run as they come, are captured, and are met again."""
+        bodies = [{**b, "max_tokens": 4 + 5 * (i % 7)} for i, b in enumerate(self.bodies("graphs", 20))]
+        folder = mica.GOLDEN / "granite"
+        for flags in (["--max-num-seqs", 11], ["--max-num-seqs", 5, "-tp", 2]):
+            one, other = (mica.run(bodies, folder, [*CUDA, "--batch-invariant", *flags, *more],
+                                   mica.adapters_of(folder), on_cuda()) for more in ([], ["--enforce-eager"]))
+            for a, b in zip(one, other):
+                self.assertEqual(mica.token_logprobs(a), mica.token_logprobs(b))
+
     def test_penalties_biases_and_best(self):
         rng = mica.seeded("cuda", "picked")
         bodies = [{**b, "temperature": rng.choice([0, 0.7]), "seed": i, "logprobs": 5, "top_k": rng.choice([0, 9]),
@@ -118,7 +128,7 @@ class LikeTheCpu(unittest.TestCase):
 
 @unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
 class Step(unittest.TestCase):
-    """What a decode step asks of cudart: one wait, one copy there, and of the logits only what was picked."""
+    """What a decode step asks of cudart: one graph, one wait, one copy there, and back what was picked."""
 
     def counts(self, tokens, more, flags):
         rng = mica.seeded("step")
@@ -132,11 +142,11 @@ class Step(unittest.TestCase):
 
     def per_step(self, more, flags=()):
         few, many = (self.counts(tokens, more, flags) for tokens in (4, 24))
-        return {name: (many[name] - few[name]) / 20 for name in few if name != "launches"}
+        return {name: (many[name] - few[name]) / 20 for name in few}
 
-    def check(self, bytes_to_host, waits=1, flags=(), **more):
-        self.assertEqual(self.per_step(more, flags), {"waits": waits, "bytes_to_host": bytes_to_host,
-                                                      "copies_to_device": 1, "allocations": 0})
+    def check(self, bytes_to_host, flags=(), **more):
+        self.assertEqual(self.per_step(more, flags), {"waits": 1, "bytes_to_host": bytes_to_host, "graphs": 1,
+                                                      "copies_to_device": 1, "allocations": 0, "launches": 0})
 
     def test_greedy(self):
         self.check(12, logprobs=None)
@@ -150,9 +160,14 @@ class Step(unittest.TestCase):
 
     def test_a_history_that_only_the_host_holds(self):
         vocab = json.loads((mica.GOLDEN / "granite/config.json").read_text())["vocab_size"]
-        self.check(12 + 4 * vocab, waits=2, logprobs=None, repetition_penalty=1.1,
-                   prompt=mica.random_ids(mica.seeded("long"), 300),
-                   flags=LISTS_OF_256 + ["--num-gpu-blocks-override", 64])
+        more = {"logprobs": None, "repetition_penalty": 1.1, "prompt": mica.random_ids(mica.seeded("long"), 300)}
+        step = self.per_step(more, LISTS_OF_256 + ["--num-gpu-blocks-override", 64])
+        self.assertEqual((step["waits"], step["bytes_to_host"]), (2, 12 + 4 * vocab))
+
+    def test_eager(self):
+        step = self.per_step({}, ["--enforce-eager"])
+        self.assertEqual((step["waits"], step["graphs"]), (1, 0))
+        self.assertGreater(step["launches"], 20)
 
 
 @unittest.skipIf(WITHOUT, WITHOUT)

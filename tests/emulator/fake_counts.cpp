@@ -16,9 +16,9 @@ struct AtExit {
         if (!f) return;
         fprintf(f,
                 "{\"waits\": %llu, \"bytes_to_host\": %llu, \"copies_to_device\": %llu, "
-                "\"allocations\": %llu, \"launches\": %llu}\n",
+                "\"allocations\": %llu, \"launches\": %llu, \"graphs\": %llu}\n",
                 counts.waits.load(), counts.bytes_to_host.load(), counts.copies_to_device.load(),
-                counts.allocations.load(), counts.launches.load());
+                counts.allocations.load(), counts.launches.load(), counts.graphs.load());
         fclose(f);
     }
 };

@@ -17,7 +17,7 @@ cudaError_t remember(cudaError_t error); /* for cudaGetLastError; gives it back 
 /* Over all devices. waits: calls that found work which was not done, and had to stay until it was. */
 struct Counts {
     std::atomic<unsigned long long> waits{0}, bytes_to_host{0}, copies_to_device{0}, allocations{0},
-        launches{0};
+        launches{0}, graphs{0};
 };
 Counts &counts();
 

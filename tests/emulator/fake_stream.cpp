@@ -194,10 +194,11 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
-    std::vector<emu::Work> work = exec->work;
-    return emu::enqueue(stream, [work] {
-        for (const emu::Work &w : work) w();
-    });
+    emu::counts().graphs++;
+    cudaError_t error = cudaSuccess;
+    for (const emu::Work &w : exec->work)
+        if (!error) error = emu::enqueue(stream, w);
+    return error;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)

@@ -10,7 +10,7 @@
 #include "paged_kv/paged_attn_cuda.h"
 #include "tests/paged_kv/attn_scene.h"
 
-enum { ROWS_MAX = 4096, TABLE_MAX = 4096 };
+enum { ROWS_MAX = 4096, TABLE_MAX = 4096, NOBODYS = 3 /* rows behind those of each step */ };
 
 static kv_cuda_limits limits_of(const kv_layout *l, uint32_t heads)
 {
@@ -20,8 +20,9 @@ static kv_cuda_limits limits_of(const kv_layout *l, uint32_t heads)
 static uint32_t *pack(const kv_cuda_limits *l, const kv_layout *layout, const kv_plan *plan,
                       kv_cuda_plan *out)
 {
-    uint32_t *words = malloc(kv_cuda_plan_words(l) * sizeof *words);
-    kv_cuda_pack(l, layout->block_tokens, plan, words, out);
+    uint32_t *words = malloc(kv_cuda_plan_words(l) * sizeof *words), rows = NOBODYS;
+    for (uint32_t i = 0; i < plan->spans_count; i++) rows += plan->spans[i].rows;
+    kv_cuda_pack(l, layout->block_tokens, plan, rows, words, out);
     assert_true(out->words <= kv_cuda_plan_words(l));
     return words;
 }

@@ -136,27 +136,29 @@ enum { STRIDE = 1 + RT_TOPS_MAX };
 /* Picks of rows [first, first + rows) of the scene, `each` a launch. */
 static void run(const scene *s, uint32_t first, uint32_t rows, uint32_t each, mica_top *out)
 {
-    uint32_t *words = calloc(rt_cuda_pick_words(ROWS, ROWS, LISTS_MAX), sizeof *words);
+    const uint32_t at = 5, all = rows + 2; /* the last two are nobody's */
+    uint32_t *words = calloc(at + rt_cuda_pick_words(ROWS + 2, ROWS, LISTS_MAX), sizeof *words);
     size_t logits_bytes = (size_t)rows * s->vocab * sizeof(float);
     size_t picked_bytes = rows * STRIDE * sizeof *out;
-    uint32_t count = rt_cuda_pick_pack(s->picks + first, rows, LISTS_MAX, words);
-    assert_true(count <= rt_cuda_pick_words(ROWS, ROWS, LISTS_MAX));
+    uint32_t count = rt_cuda_pick_pack(s->picks + first, rows, all, LISTS_MAX, STRIDE, words, at,
+                                       at + all * RT_CUDA_PICK_WORDS);
+    assert_true(count <= at + rt_cuda_pick_words(ROWS + 2, ROWS, LISTS_MAX));
     uint32_t *device_words = on_device(count * sizeof *words);
     float *logits = on_device(logits_bytes);
     float *scratch = on_device(2 * (size_t)each * s->vocab * sizeof(float));
     mica_top *picked = on_device(picked_bytes);
     cudaMemcpyAsync(device_words, words, count * sizeof *words, cudaMemcpyHostToDevice, NULL);
     cudaMemcpyAsync(logits, s->logits + (size_t)first * s->vocab, logits_bytes, cudaMemcpyHostToDevice, NULL);
-    for (uint32_t row = 0; row < rows; row += each) {
+    for (uint32_t row = 0; row < all; row += each) {
         rt_cuda_pick_run r = {.words = device_words,
+                              .at = at,
                               .first = row,
-                              .rows = rows - row < each ? rows - row : each,
+                              .rows = all - row < each ? all - row : each,
                               .logits = logits + (size_t)row * s->vocab,
                               .logits_stride = s->vocab,
                               .vocab = s->vocab,
                               .scratch = scratch,
-                              .picked = picked,
-                              .picked_stride = STRIDE};
+                              .picked = picked};
         assert_int_equal(rt_cuda_pick_rows(&r, NULL), cudaSuccess);
     }
     assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
@@ -199,7 +201,7 @@ static void rows_are_picked_as_the_host_does(void **state)
     (void)state;
     static const uint32_t vocabs[] = {1, 2, 7, 31, 33, 250, 511, 513, 1000, VOCAB_MAX};
     for (size_t v = 0; v < sizeof vocabs / sizeof *vocabs; v++)
-        for (uint64_t seed = 1; seed <= 6; seed++) {
+        for (uint64_t seed = 1; seed <= 4; seed++) {
             scene *s = random_scene(vocabs[v], seed);
             mica_top got[ROWS * STRIDE];
             run(s, 0, ROWS, 10, got);
