@@ -1,0 +1,252 @@
+/* bench_device DEVICE WHAT [NUMBER]...: one op of a device, cpu or cuda, as one line of JSON.
+ *
+ *     name                                     what the device is, and how many there are
+ *     attention HEADS KV_HEADS DIM ROWS TOKENS  decode of ROWS sequences of TOKENS tokens, bf16 K/V: seconds
+ * of one layer, and the bytes of K/V that it reads reduce RANKS ROWS WIDTH                  the sum over
+ * ranks of ROWS rows of WIDTH floats: its seconds
+ *
+ * Calls go one after the other and are waited for once, so that what is measured is the device's time, or the
+ * host's where launching takes longer. Medians. The exit status is 2 where the device can't be used. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/limits.h"
+#include "runtime/backend/group_local.h"
+#include "runtime/backend/plugin.h"
+
+enum { LAYERS = 8, PASSES = 4, REPEATS = 5, BLOCK = 16, RANKS_MAX = 16, CALLS = 50 };
+
+static void stop(int status, const char *why)
+{
+    fprintf(stderr, "bench_device: %s\n", why);
+    exit(status);
+}
+
+static void check(rc_code code, const rc_msg *msg)
+{
+    if (code != RC_OK) stop(code == RC_UNAVAILABLE ? 2 : 1, msg->text);
+}
+
+static const rt_backend *backend_named(const char *name, uint32_t *devices)
+{
+    const rt_plugin *plugin;
+    rc_msg msg;
+    *devices = 1;
+    if (!strcmp(name, "cpu")) return rt_backend_cpu();
+    if (strcmp(name, "cuda")) stop(1, "the first argument is cpu or cuda");
+    check(rt_plugin_open(NULL, "libmica_cuda.so", &plugin, &msg), &msg);
+    check(plugin->probe(devices, &msg), &msg);
+    return plugin->backend;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double of[REPEATS])
+{
+    qsort(of, REPEATS, sizeof *of, ascending);
+    return of[REPEATS / 2];
+}
+
+static rt_device_options smallest(void)
+{
+    return (rt_device_options){.kernels = "auto",
+                               .rows_max = 1,
+                               .width_max = 64,
+                               .slots_max = 1,
+                               .layers = 1,
+                               .linears = 1,
+                               .lora_rank_max = 1,
+                               .kv = {1, 1, 64, BLOCK, 2},
+                               .kv_blocks = 1,
+                               .heads = 1,
+                               .table_words_max = 1,
+                               .host_floats = 1,
+                               .draws_max = 1};
+}
+
+static rt_device *open_device(const rt_backend *b, const rt_device_options *o)
+{
+    rt_device *d;
+    rc_msg msg;
+    check(b->open(o, &d, &msg), &msg);
+    return d;
+}
+
+static float *buffer(const rt_backend *b, rt_device *d, size_t floats)
+{
+    float *out;
+    rc_msg msg;
+    check(b->buffer_create(d, floats, &out, &msg), &msg);
+    return out;
+}
+
+static void wait_for(const rt_backend *b, rt_device *d, const float *any)
+{
+    rc_msg msg;
+    b->host_rows(d, any, 1, 0);
+    check(b->status(d, &msg), &msg);
+}
+
+static void print_name(const rt_backend *b, uint32_t devices)
+{
+    rt_device_options o = smallest();
+    rt_device *d = open_device(b, &o);
+    printf("{\"name\": \"%s\", \"devices\": %u}\n", b->describe(d), devices);
+    b->close(d);
+}
+
+/* ---- attention ---- */
+
+static double layer_seconds(const rt_backend *b, rt_device *d, kv_attn *a)
+{
+    double begun = bench_seconds();
+    for (int pass = 0; pass < PASSES; pass++)
+        for (a->layer = 0; a->layer < LAYERS; a->layer++) b->attention(d, a);
+    wait_for(b, d, a->q);
+    return (bench_seconds() - begun) / (PASSES * LAYERS);
+}
+
+/* Each row is the last of a sequence of its own. */
+static void attend(const rt_backend *b, const uint32_t n[5])
+{
+    uint32_t heads = n[0], dim = n[2], rows = n[3], tokens = n[4], each = (tokens + BLOCK - 1) / BLOCK;
+    rt_device_options o = smallest();
+    o.layers = LAYERS;
+    o.kv = (kv_layout){LAYERS, n[1], dim, BLOCK, 2};
+    o.heads = heads;
+    o.rows_max = rows;
+    o.width_max = heads * dim;
+    o.kv_blocks = o.table_words_max = rows * each;
+    rt_device *d = open_device(b, &o);
+    kv_span *spans = calloc(rows, sizeof *spans);
+    kv_group *groups = calloc(rows, sizeof *groups);
+    uint32_t *words = calloc(rows * (each + 2), sizeof *words), *positions = words + rows * each;
+    if (!spans || !groups || !words) stop(1, "no memory for the step");
+    for (uint32_t i = 0; i < rows * each; i++) words[i] = i;
+    for (uint32_t r = 0; r < rows; r++) {
+        positions[r] = tokens - 1;
+        spans[r] = (kv_span){r, 1, tokens - 1, r * each};
+        groups[r] = (kv_group){r, 1, 0};
+    }
+    kv_plan plan = {spans, rows, groups, rows, words};
+    adapter_plan none = {0};
+    float *q = buffer(b, d, (size_t)rows * heads * dim), *out = buffer(b, d, (size_t)rows * heads * dim);
+    rt_step_plan step = {.rows = rows,
+                         .tokens = (const int32_t *)(positions + rows),
+                         .positions = positions,
+                         .kv = &plan,
+                         .adapters = &none,
+                         .kept_kv = &plan,
+                         .kept_adapters = &none};
+    kv_attn a = {&o.kv, &plan, 0, heads, 0.1f, q, heads * dim, out, heads * dim, b->kv_buffer(d)};
+    double took[REPEATS];
+    if (b->step_begin) b->step_begin(d, &step);
+    layer_seconds(b, d, &a);
+    for (int i = 0; i < REPEATS; i++) took[i] = layer_seconds(b, d, &a);
+    printf("{\"seconds\": %.9f, \"bytes\": %.0f}\n", median(took),
+           (double)rows * tokens * n[1] * dim * 2 * sizeof(uint16_t));
+    b->buffer_destroy(d, q, (size_t)rows * heads * dim);
+    b->buffer_destroy(d, out, (size_t)rows * heads * dim);
+    b->close(d);
+    free(spans);
+    free(groups);
+    free(words);
+}
+
+/* ---- all-reduce ---- */
+
+typedef struct ranks {
+    const rt_backend *backend;
+    rt_device *devices[RANKS_MAX];
+    float *x[RANKS_MAX];
+    rc_code codes[RANKS_MAX];
+    rc_msg messages[RANKS_MAX];
+    uint32_t rows, width;
+    double seconds; /* rank 0's */
+} ranks;
+
+static void join(void *arg, uint32_t rank, uint32_t count)
+{
+    ranks *r = arg;
+    (void)count;
+    r->codes[rank] = r->backend->join ? r->backend->join(r->devices[rank], &r->messages[rank]) : RC_OK;
+}
+
+static void reduce_calls(const ranks *r, uint32_t rank, uint32_t calls)
+{
+    for (uint32_t i = 0; i < calls; i++)
+        r->backend->all_reduce(r->devices[rank], r->x[rank], r->width, r->rows, r->width);
+    wait_for(r->backend, r->devices[rank], r->x[rank]);
+}
+
+static void reduce_of(void *arg, uint32_t rank, uint32_t count)
+{
+    ranks *r = arg;
+    (void)count;
+    reduce_calls(r, rank, 0); /* the device is this thread's from here on */
+    reduce_calls(r, rank, 1);
+    double begun = bench_seconds();
+    reduce_calls(r, rank, CALLS);
+    if (rank == 0) r->seconds = (bench_seconds() - begun) / CALLS;
+}
+
+static void reduce(const rt_backend *b, uint32_t devices, const uint32_t n[3])
+{
+    uint32_t count = n[0], cores = rt_pool_cores();
+    ranks r = {.backend = b, .rows = n[1], .width = n[2]};
+    rt_group_local_options group = {.ranks = count, .threads = cores};
+    rt_group_local *local;
+    rt_pool *team;
+    rc_msg msg;
+    double took[REPEATS];
+    if (count < 2 || count > RANKS_MAX) stop(1, "from 2 to 16 ranks");
+    if (b != rt_backend_cpu() && count > devices) stop(2, "a rank needs a device of its own");
+    check(rt_group_local_create(&group, &local, &msg), &msg);
+    check(rt_pool_create(count, &team, &msg), &msg);
+    for (uint32_t i = 0; i < count; i++) {
+        rt_device_options o = smallest();
+        o.threads = cores / count ? cores / count : 1;
+        o.rows_max = r.rows;
+        o.width_max = r.width;
+        o.ordinal = i;
+        o.group = rt_group_local_rank(local, i);
+        r.devices[i] = open_device(b, &o);
+        r.x[i] = buffer(b, r.devices[i], (size_t)r.rows * r.width);
+    }
+    rt_pool_run(team, join, &r);
+    for (uint32_t i = 0; i < count; i++) check(r.codes[i], &r.messages[i]);
+    for (int i = 0; i < REPEATS; i++) {
+        rt_pool_run(team, reduce_of, &r);
+        took[i] = r.seconds;
+    }
+    printf("{\"seconds\": %.9f, \"bytes\": %zu}\n", median(took), (size_t)r.rows * r.width * sizeof(float));
+    for (uint32_t i = 0; i < count; i++) {
+        b->buffer_destroy(r.devices[i], r.x[i], (size_t)r.rows * r.width);
+        b->close(r.devices[i]);
+    }
+    rt_pool_destroy(team);
+    rt_group_local_destroy(local);
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 2 ? argv[2] : "";
+    uint32_t n[5] = {0}, count = 0, devices;
+    for (int i = 3; i < argc && count < 5; i++) {
+        n[count] = (uint32_t)strtoul(argv[i], NULL, 10);
+        if (!n[count++]) stop(1, "numbers are from 1 on");
+    }
+    uint32_t wanted = !strcmp(what, "name") ? 0 : !strcmp(what, "attention") ? 5 : 3;
+    bool is_known = wanted != 3 || !strcmp(what, "reduce");
+    if (!is_known || count != wanted || argc != 3 + (int)wanted)
+        stop(1, "cpu|cuda name | attention HEADS KV_HEADS DIM ROWS TOKENS | reduce RANKS ROWS WIDTH");
+    const rt_backend *b = backend_named(argv[1], &devices);
+    if (wanted == 0) print_name(b, devices);
+    if (wanted == 5) attend(b, n);
+    if (wanted == 3) reduce(b, devices, n);
+    return 0;
+}
