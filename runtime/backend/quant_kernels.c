@@ -14,16 +14,16 @@
  * increasing order, so rows, threads and stretches change no bit. The accumulators of y wait on the stack
  * while those of a run are in registers: one load and one store per 16 or 32 k.
  *
- * With AVX-512 up to DIRECT_ROWS rows read the codes themselves: an operand is made in a register where the
- * product wants it, in the same order, and is never stored. More rows share what expanding costs.
+ * But in portable C, up to DIRECT_ROWS rows read the codes themselves: an operand is made in a register where
+ * the product wants it, in the same order, and is never stored. More rows share what expanding costs.
  */
 #include "runtime/backend/family_parts.h"
 #include "runtime/backend/pool.h"
-#include "runtime/backend/quant.h"
+#include "runtime/backend/quant_codes.h"
 #include "runtime/backend/tile_shape.h"
 
 enum {
-    DIRECT_ROWS = 4,     /* more share the cost of expanding, and leave no registers for it */
+    DIRECT_ROWS = PANEL_ROWS < 4 ? PANEL_ROWS : 4, /* more share the cost of expanding; registers are out */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
     CODES_AHEAD = 2048,  /* bytes of a stream over weights; from 4096 on one row is 10 % slower */
     RUNS_MAX = RT_X_BYTES / 2 / RT_QUANT_RUN_MIN,
@@ -57,68 +57,9 @@ typedef struct tile {
 
 typedef void (*tile_fn)(const tile *t);
 
-/* ---- codes as values ---- */
+/* ---- expanding ---- */
 
-#if defined(__AVX512F__)
-/* A block of 32 k by 32 columns, and codes + offset as bf16 for codes from 0 and from 32 on. */
-typedef struct code_block {
-    const uint8_t *codes;
-    __m512i low, high;
-} code_block;
-
-static code_block block_of(const stretch *s, const uint8_t *codes)
-{
-    return (code_block){codes, _mm512_loadu_si512(s->values), _mm512_loadu_si512(s->values + 32)};
-}
-
-
-/* Operand 4 line + o of 4, 5 or 6 bits as pairs of bf16: shifted words are indices, of which a permutation
- * reads the lowest 5 bits or, of two tables, 6. */
-ALWAYS __m512i narrow_words(const code_block *b, int line, int o, const int bits)
-{
-    __m512i index = _mm512_srli_epi16(_mm512_loadu_si512(b->codes + 64 * line), (unsigned)(4 * o));
-    if (bits == 4) return _mm512_permutexvar_epi16(index, b->low);
-    const uint8_t *more = b->codes + 512 + 64 * (bits == 5 ? line / 4 : line / 2);
-    int shift = bits == 5 ? 4 * (line % 4) + o : 2 * (4 * (line % 2) + o);
-    __m512i upper = _mm512_slli_epi16(_mm512_srli_epi16(_mm512_loadu_si512(more), (unsigned)shift), 4);
-    index = _mm512_ternarylogic_epi64(_mm512_set1_epi16(15), index, upper, 0xca); /* its low 4 bits */
-    return bits == 5 ? _mm512_permutexvar_epi16(index, b->low)
-                     : _mm512_permutex2var_epi16(b->low, index, b->high);
-}
-
-/* Operand o of 8 bits: its even k and its odd k. */
-ALWAYS void byte_values(const code_block *b, int o, rc_vf *even, rc_vf *odd)
-{
-    const __m256i *bytes = (const __m256i *)(const void *)(b->codes + 32 * o);
-    __m512i words = _mm512_cvtepi8_epi16(_mm256_loadu_si256(bytes));
-    *even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 16));
-    *odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 16));
-}
-
-#if DOT
-/* An operand as pairs of bf16, which hold integers below 2^8 exactly. */
-ALWAYS __m512i words_of(const code_block *b, int line, int o, const int bits)
-{
-    const __m128i *bytes = (const __m128i *)(const void *)(b->codes + 32 * (4 * line + o));
-    if (bits < 8) return narrow_words(b, line, o, bits);
-    rc_vf low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes)));
-    rc_vf high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes + 1)));
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
-}
-#endif
-
-/* The same as float32: its even k and its odd k. */
-ALWAYS void values_of(const code_block *b, int line, int o, const int bits, rc_vf *even, rc_vf *odd)
-{
-    if (bits == 8) {
-        byte_values(b, 4 * line + o, even, odd);
-        return;
-    }
-    rc_vf pairs = _mm512_castsi512_ps(narrow_words(b, line, o, bits));
-    *even = rc_vf_pair_low(pairs);
-    *odd = rc_vf_pair_high(pairs);
-}
-
+#if defined(__AVX2__)
 ALWAYS void expand_block(const code_block *b, const stretch *s, uint32_t k, const int bits)
 {
     for (int line = 0; line < 8; line++)
@@ -141,25 +82,13 @@ ALWAYS void expand_block(const code_block *b, const stretch *s, uint32_t k, cons
 
 static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
 {
-    code_block b = block_of(s, codes);
+    code_block b = block_of(q, s->values, codes);
     if (q->bits == 8) expand_block(&b, s, k, 8);
     else if (q->bits == 4) expand_block(&b, s, k, 4);
     else if (q->bits == 5) expand_block(&b, s, k, 5);
     else expand_block(&b, s, k, 6);
 }
 #else
-static int code_of(const rt_quant *q, const uint8_t *codes, uint32_t operand, uint32_t word)
-{
-    uint16_t low, more;
-    uint32_t bits = q->bits - 4, operands = bits ? 16 / bits : 1;
-    if (q->bits == 8) return (int8_t)codes[operand * 32 + word];
-    memcpy(&low, codes + 64 * (operand / 4) + 2 * word, sizeof low);
-    int code = low >> operand % 4 * 4 & 15;
-    if (!bits) return code;
-    memcpy(&more, codes + 512 + 64 * (operand / operands) + 2 * word, sizeof more);
-    return code | (int)((uint32_t)more >> operand % operands * bits & ((1u << bits) - 1)) << 4;
-}
-
 static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
 {
     float *out = (float *)s->operands + (size_t)k * RT_PANEL;
@@ -227,16 +156,25 @@ ALWAYS void end(const tile *t, rc_vf acc[][VECTORS], int rows)
     }
 }
 
+/* k of a run without a test between: with 16 registers the loop's own pointers wait on the stack. */
+#if defined(__AVX512F__)
+enum { TOGETHER = 1 };
+#else
+enum { TOGETHER = 8 };
+#endif
+
 /* One run into sum. w, x: the run's first operand of the stripe, and first element of the first row. */
 ALWAYS void run_f32(rc_vf sum[][VECTORS], const float *w, const float *x, uint32_t depth, int rows)
 {
     const int vectors = vectors_of(rows);
-    for (uint32_t k = 0; k < depth; k++, w += RT_PANEL, x++) {
-        rc_vf b[VECTORS];
+    for (uint32_t k = 0; k < depth; k += TOGETHER, w += TOGETHER * RT_PANEL, x += TOGETHER)
+#pragma GCC unroll 8
+        for (int i = 0; i < TOGETHER; i++) {
+            rc_vf b[VECTORS];
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + 16 * v);
-        step_f32(sum, b, x, rows);
-    }
+            for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + i * RT_PANEL + 16 * v);
+            step_f32(sum, b, x + i, rows);
+        }
 }
 
 #if DOT
@@ -317,7 +255,7 @@ TILES(plain_dot)
 TILES(min_dot)
 #endif
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 /* ---- tiles of few rows: each code goes from its line through registers into the product ---- */
 
 ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k, rc_vf sum[][VECTORS],
@@ -369,9 +307,8 @@ ALWAYS void times_factors(const rc_vf d[VECTORS], const uint8_t *factors, bool i
 {
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++) {
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)factors + v);
-        __m512i words = is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes);
-        out[v] = rc_vf_mul(d[v], rc_vf_mul(rc_vf_set1(sign), _mm512_cvtepi32_ps(words)));
+        rc_vf values = load_factors(factors + 16 * v, is_signed);
+        out[v] = rc_vf_mul(d[v], rc_vf_mul(rc_vf_set1(sign), values));
     }
 }
 
@@ -405,7 +342,7 @@ ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
 {
     const rt_quant *q = t->s->format;
     rc_vf acc[DIRECT_ROWS][VECTORS], sum[DIRECT_ROWS][VECTORS];
-    code_block b = block_of(t->s, t->codes);
+    code_block b = block_of(q, t->s->values, t->codes);
     size_t group_bytes = rt_quant_group_bytes(q), codes_bytes = rt_quant_codes_bytes(q);
     uint32_t run = 0;
     begin(t, acc, rows);
@@ -426,12 +363,17 @@ ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
 
 #define DIRECT(kind, dots, bits, rows) \
     static void direct_##kind##_##bits##_##rows(const tile *t) { direct(t, dots, bits, rows); }
+#if defined(__AVX512F__)
+#define DIRECT_MORE(kind, dots, bits) DIRECT(kind, dots, bits, 3) DIRECT(kind, dots, bits, 4)
+#define DIRECT_NAMES(kind, bits) direct_##kind##_##bits##_3, direct_##kind##_##bits##_4
+#else
+#define DIRECT_MORE(kind, dots, bits)
+#define DIRECT_NAMES(kind, bits)
+#endif
 #define DIRECTS(kind, dots, bits) \
-    DIRECT(kind, dots, bits, 1) DIRECT(kind, dots, bits, 2) DIRECT(kind, dots, bits, 3) \
-    DIRECT(kind, dots, bits, 4) \
+    DIRECT(kind, dots, bits, 1) DIRECT(kind, dots, bits, 2) DIRECT_MORE(kind, dots, bits) \
     static const tile_fn direct_##kind##_##bits##s[DIRECT_ROWS] = { \
-        direct_##kind##_##bits##_1, direct_##kind##_##bits##_2, direct_##kind##_##bits##_3, \
-        direct_##kind##_##bits##_4};
+        direct_##kind##_##bits##_1, direct_##kind##_##bits##_2, DIRECT_NAMES(kind, bits)};
 #define DIRECT_BITS(kind, dots) \
     DIRECTS(kind, dots, 4) DIRECTS(kind, dots, 5) DIRECTS(kind, dots, 6) DIRECTS(kind, dots, 8) \
     static const tile_fn *const directs_##kind[9] = {[4] = direct_##kind##_4s, [5] = direct_##kind##_5s, \
@@ -485,7 +427,7 @@ static void expand(const rt_matrix *m, uint32_t panel, uint32_t k0, stretch *s)
     }
 }
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 enum { HAS_DIRECT = 1 };
 #else
 enum { HAS_DIRECT = 0 };
