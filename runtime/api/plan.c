@@ -267,7 +267,7 @@ static rc_code probe_ranks(const mica_options *o, const rt_backend *backend, con
 }
 
 /* What all processes must have the same of, in one number. */
-static uint64_t fingerprint(const mica__plan *p)
+static uint64_t fingerprint(const mica_options *o, const mica__device *device, const mica__plan *p)
 {
     const rt_model_config *c = &p->info.config;
     const uint64_t parts[] = {p->info.shard.world,
@@ -287,22 +287,26 @@ static uint64_t fingerprint(const mica__plan *p)
                               p->engine.running_max,
                               p->engine.slots_max,
                               p->lora_rank_max,
-                              p->quant ? p->quant->ggml_type + 1 : 0};
+                              p->quant ? p->quant->ggml_type + 1 : 0,
+                              device->plugin != NULL,
+                              o->batch_invariant};
     uint64_t hash = 0xcbf29ce484222325u;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = (hash ^ parts[i]) * 0x100000001b3u;
     return hash;
 }
 
 /* Blocks have the same numbers in every process: as many as the poorest holds. */
-static rc_code agree(const mica__processes *processes, mica__plan *p, rc_msg *msg)
+static rc_code agree(const mica_options *o, const mica__device *device, const mica__processes *processes,
+                     mica__plan *p, rc_msg *msg)
 {
-    uint64_t least = fingerprint(p), most = ~least, blocks = p->engine.blocks_max;
+    uint64_t least = fingerprint(o, device, p), most = ~least, blocks = p->engine.blocks_max;
     rt_mesh *m = processes->mesh;
     if (!m) return RC_OK;
     if (!rt_mesh_least(m, &least) || !rt_mesh_least(m, &most) || !rt_mesh_least(m, &blocks))
         return rt_mesh_status(m, msg);
     if (least != ~most)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "the processes were started with different flags or models");
+        return rc_fail(RC_INVALID_ARGUMENT, msg,
+                       "the processes were started with different flags, models or devices");
     p->engine.blocks_max = (uint32_t)blocks;
     return RC_OK;
 }
@@ -314,7 +318,7 @@ rc_code mica__plan_make(const mica_options *o, const mica__device *device, const
     RC_TRY(probe_ranks(o, device->backend, processes, p, msg));
     RC_TRY(choose_sizes(o, p, msg));
     RC_TRY(choose_blocks(o, device, processes, p, msg));
-    RC_TRY(agree(processes, p, msg));
+    RC_TRY(agree(o, device, processes, p, msg));
     RC_TRY(choose_length(o, p, msg));
     for (uint32_t i = 0; i < p->ranks_count; i++)
         size_rank(o, device->backend, processes, p, i, p->max_model_len);

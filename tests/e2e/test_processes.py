@@ -151,16 +151,24 @@ class Ends(unittest.TestCase):
             self.assertFalse(os.path.exists(os.path.join(folder, "out.jsonl")))
 
     def test_flags_that_differ_are_refused(self):
+        self.refused_if_second_has(["--block-size", 32])
+        self.refused_if_second_has(["--batch-invariant"])
+
+    @unittest.skipIf(not (mica.build_dir() / "libmica_cuda.so").exists(), "the plugin is not built")
+    def test_devices_that_differ_are_refused(self):
+        self.refused_if_second_has(["--device", "cuda"], [[], [mica.ROOT / "tests/emulated"]])
+
+    def refused_if_second_has(self, more, prefixes=None):
         with tempfile.TemporaryDirectory() as folder:
             command = generate_long(folder, 4)
 
             def style(rank, count, port):
                 env, flags = processes.by_hand(rank, count, port)
-                return env, flags + (["--block-size", 32] if rank == 1 else [])
-            p = processes.Processes(command, 2, style)
+                return env, flags + (more if rank == 1 else [])
+            p = processes.Processes(command, 2, style, prefixes)
             self.assertEqual(p.wait(60), [1, 1])
             for rank in (0, 1):
-                self.assertIn("started with different flags or models", p.said(rank))
+                self.assertIn("started with different flags, models or devices", p.said(rank))
 
     def test_ranks_that_do_not_divide_are_refused(self):
         with tempfile.TemporaryDirectory() as folder:
