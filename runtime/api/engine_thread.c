@@ -92,6 +92,7 @@ void *mica__run(void *arg)
 {
     mica *m = arg;
     bool ran = false;
+    pthread_setname_np(pthread_self(), "engine");
     pthread_mutex_lock(&m->lock);
     while (!m->stopping) {
         while (!ran && !m->stopping && !m->woken && !m->commands && !m->op)

@@ -35,6 +35,7 @@ static bool work(rt_loader *l, const adapter_job *job)
 static void *run(void *arg)
 {
     rt_loader *l = arg;
+    pthread_setname_np(pthread_self(), "loader");
     rt_work_in_background();
     pthread_mutex_lock(&l->lock);
     for (;;) {

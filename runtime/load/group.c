@@ -14,7 +14,8 @@ static void add_done(const rt_load *l, const rt_load_record *r, rt_load_group *g
     rt_samples_add(&g->ms[RT_LOAD_TTFT], ms[RT_LOAD_TTFT]);
     rt_samples_add(&g->ms[RT_LOAD_E2EL], ms[RT_LOAD_E2EL]);
     if (gaps_count) rt_samples_add(&g->ms[RT_LOAD_TPOT], ms[RT_LOAD_TPOT]);
-    for (size_t i = 0; i < gaps_count; i++) rt_samples_add(&g->ms[RT_LOAD_ITL], gaps[i]);
+    for (size_t i = 0; i < gaps_count; i++)
+        if (gaps[i] > 0) rt_samples_add(&g->ms[RT_LOAD_ITL], gaps[i]);
 }
 
 rc_code rt_load_group_of(const rt_load *l, uint32_t lora, uint32_t tenant, rt_load_group *g, rc_msg *msg)

@@ -16,8 +16,8 @@ void rt_load_record_tokens(rt_load_record *r, uint32_t tokens, int64_t now_ns)
         r->first_ns = r->last_ns = now_ns;
         later--;
     }
-    float gap = later ? (float)((double)(now_ns - r->last_ns) / 1e6 / later) : 0;
-    for (uint32_t i = 0; i < later; i++) rt_bytes_add(&r->gaps, &gap, sizeof gap);
+    float gap = (float)((double)(now_ns - r->last_ns) / 1e6), none = 0;
+    for (uint32_t i = 0; i < later; i++) rt_bytes_add(&r->gaps, i ? &none : &gap, sizeof gap);
     r->output_tokens += tokens;
     r->last_ns = now_ns;
 }
@@ -27,7 +27,8 @@ void rt_load_record_metrics(const rt_load_record *r, double ms[RT_LOAD_METRICS])
     size_t count;
     const float *gaps = rt_load_record_gaps(r, &count);
     rt_samples sorted = {0};
-    for (size_t i = 0; i < count; i++) rt_samples_add(&sorted, gaps[i]);
+    for (size_t i = 0; i < count; i++)
+        if (gaps[i] > 0) rt_samples_add(&sorted, gaps[i]);
     ms[RT_LOAD_TTFT] = (double)(r->first_ns - r->sent_ns) / 1e6;
     ms[RT_LOAD_E2EL] = (double)(r->last_ns - r->sent_ns) / 1e6;
     ms[RT_LOAD_TPOT] = count ? (double)(r->last_ns - r->first_ns) / 1e6 / (double)count : 0;

@@ -22,11 +22,9 @@ typedef struct rt_load_record {
     uint32_t prompt_tokens, output_tokens, cached_tokens;
     rt_load_end end;
     uint32_t status;
-    rt_bytes gaps; /* float, ms, before each token but the first */
+    rt_bytes gaps; /* float, ms, before each token but the first; 0: it came in one message with the last */
 } rt_load_record;
 
-/* Tokens that came in one message are told apart by no clock: each gets its share of the time since the last.
- */
 void rt_load_record_tokens(rt_load_record *r, uint32_t tokens, int64_t now_ns);
 /* Of one that is done. */
 void rt_load_record_metrics(const rt_load_record *r, double ms[RT_LOAD_METRICS]);

@@ -31,6 +31,7 @@ enum {
     THREADS = 2, /* so that one long prompt's tokenizing does not hold up everybody */
     ARMED = 16,  /* calls of a method that may arrive before the queue's threads look */
     TRAILERS_MAX = 4,
+    PAUSE_NS = 1000000,
     KEEPALIVE_MS = 30000, /* a client whose machine is gone is noticed within these two */
     KEEPALIVE_WAIT_MS = 10000,
     HANDSHAKE_MS = 20000, /* for TLS and HTTP/2's first words: a connection that says nothing is closed */
@@ -358,15 +359,31 @@ static void dispatch(rpc_server *s, const rpc_tag *tag, bool ok)
     rpc_call_release(c);
 }
 
+/* Waits for an event, and does what there is. After more than one this thread sleeps for a moment: waking it
+ * for each message that was written would cost more than what there is to do about it. False: the queue is
+ * shut. */
+static bool work(rpc_server *s)
+{
+    gpr_timespec until = gpr_inf_future(GPR_CLOCK_MONOTONIC);
+    for (unsigned done = 0;; done++) {
+        grpc_event e = grpc_completion_queue_next(s->queue, until, NULL);
+        if (e.type == GRPC_QUEUE_SHUTDOWN) return false;
+        if (e.type == GRPC_QUEUE_TIMEOUT) {
+            if (done > 1) nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+            return true;
+        }
+        RPC_TAKES_OVER(e.tag);
+        dispatch(s, e.tag, e.success != 0);
+        until = gpr_time_0(GPR_CLOCK_MONOTONIC);
+    }
+}
+
 static void *run(void *arg)
 {
     rpc_server *s = arg;
-    for (;;) {
-        grpc_event e = grpc_completion_queue_next(s->queue, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-        if (e.type == GRPC_QUEUE_SHUTDOWN) return NULL;
-        RPC_TAKES_OVER(e.tag);
-        dispatch(s, e.tag, e.success != 0);
-    }
+    pthread_setname_np(pthread_self(), "rpc");
+    while (work(s)) continue;
+    return NULL;
 }
 
 /* ---- the server ---- */

@@ -3,6 +3,10 @@
  *     start()    decodes, submits or is held         closed()   cancels what the client left
  *     poller     gathers an event, sends if idle     written()  sends what came meanwhile
  *
+ * Many streams at once are sent to less often each, so that sending does not take more than a core: a message
+ * costs the same with one token and with two. What comes sooner is deferred; the poller sends it when it is
+ * due.
+ *
  * The engine's part holds a reference to the call until its last event, so neither end outlives the other.
  * With tenants (access.h) a generation waits outside the engine until it is its tenant's turn. */
 #include <inttypes.h>
@@ -14,10 +18,15 @@
 #include "runtime/server/request_log.h"
 #include "runtime/server/server_internal.h"
 
+/* Between two messages of a stream: microseconds for each stream there is, at most; below LEAST none. */
+enum { SEND_US = 20, SEND_MOST_US = 20000, SEND_LEAST_US = 1000 };
+
 struct rt_generation {
     rt_server *server;
     rpc_call *call;
     rt_generation *next, **link; /* under the server's lock */
+    rt_generation *next_deferred; /* the poller's, as is: */
+    int64_t due_ns;
     char *request_id;            /* NULL: none was sent */
     char *adapter, *tenant;      /* for the log; NULL: none */
     bool is_stream, is_echoed;
@@ -29,6 +38,8 @@ struct rt_generation {
     pthread_mutex_t lock;     /* of what follows */
     uint64_t id;              /* in the engine; 0: not there */
     bool is_writing, is_over; /* over: finished, or the client has gone */
+    bool is_deferred;
+    int64_t sent_ns; /* the last message; 0: none */
     bool is_aborted;
     bool is_end_due; /* with this code and text, once the write is out */
     rc_code end_code; /* RC_OK until something else ends it */
@@ -83,6 +94,7 @@ static void send(rt_generation *g, rt_bytes *message)
         rpc_call_finish(g->call, RC_OK, NULL, message->data, message->count);
     } else {
         g->is_writing = true;
+        g->sent_ns = rt_now_ns();
         rpc_call_write(g->call, message->data, message->count);
     }
 }
@@ -93,6 +105,50 @@ static void send_if_idle(rt_generation *g)
     if (g->is_over || g->is_writing) return;
     send(g, &message);
     rt_bytes_deinit(&message);
+}
+
+/* Nanoseconds that have to pass between two messages of a stream. */
+static int64_t least_interval(const rt_server *s)
+{
+    int64_t us = (int64_t)SEND_US * atomic_load(&s->generations_count);
+    if (us < SEND_LEAST_US) return 0;
+    return 1000 * (us < SEND_MOST_US ? us : SEND_MOST_US);
+}
+
+/* On the poller. */
+static void send_or_defer(rt_generation *g)
+{
+    rt_server *s = g->server;
+    int64_t due = g->sent_ns + least_interval(s);
+    bool is_last = g->reply.finish != MICA_RUNNING;
+    if (!is_last && g->is_deferred) return;
+    if (is_last || !g->is_stream || !g->sent_ns || due <= rt_now_ns()) {
+        send_if_idle(g);
+        return;
+    }
+    rpc_call_hold(g->call);
+    g->is_deferred = true;
+    g->due_ns = due;
+    g->next_deferred = NULL;
+    *s->deferred_end = g;
+    s->deferred_end = &g->next_deferred;
+}
+
+int rt__generations_send_deferred(rt_server *s, bool all, int most_ms)
+{
+    int64_t now = rt_now_ns();
+    rt_generation *g;
+    for (; (g = s->deferred) && (all || g->due_ns <= now); rpc_call_release(g->call)) {
+        s->deferred = g->next_deferred;
+        if (!s->deferred) s->deferred_end = &s->deferred;
+        pthread_mutex_lock(&g->lock);
+        g->is_deferred = false;
+        send_if_idle(g);
+        pthread_mutex_unlock(&g->lock);
+    }
+    if (!g) return most_ms;
+    int64_t ms = (g->due_ns - now + 999999) / 1000000;
+    return ms < most_ms ? (int)ms : most_ms;
 }
 
 static void observe(rt_generation *g, const mica_event *e)
@@ -131,7 +187,7 @@ static void gather(rt_generation *g, const mica_event *e)
         fail(g, code, msg.text);
         cancel(g);
     } else {
-        send_if_idle(g);
+        send_or_defer(g);
     }
 }
 
@@ -146,6 +202,7 @@ static void enlist(rt_generation *g)
     g->link = &s->generations;
     if (g->next) g->next->link = &g->next;
     s->generations = g;
+    atomic_fetch_add(&s->generations_count, 1);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -155,6 +212,7 @@ static void delist(rt_generation *g)
     pthread_mutex_lock(&s->lock);
     *g->link = g->next;
     if (g->next) g->next->link = g->link;
+    atomic_fetch_sub(&s->generations_count, 1);
     pthread_mutex_unlock(&s->lock);
     rpc_call_release(g->call);
 }
@@ -188,7 +246,7 @@ void rt__generation_written(rpc_call *c)
         g->is_end_due = false;
         rt__refuse(c, g->end_code, &g->end_msg);
     }
-    send_if_idle(g);
+    if (!g->is_deferred || g->reply.finish != MICA_RUNNING) send_if_idle(g);
     pthread_mutex_unlock(&g->lock);
 }
 

@@ -175,6 +175,7 @@ static void *run(void *arg)
 {
     rt_server *s = arg;
     rt_lora_jobs *jobs = s->lora_jobs;
+    pthread_setname_np(pthread_self(), "adapters");
     rt_work_in_background();
     pthread_mutex_lock(&jobs->lock);
     const lora_job **running = &jobs->running[jobs->threads_begun++];
