@@ -14,7 +14,7 @@
 #include "runtime/backend/group_local.h"
 #include "runtime/backend/plugin.h"
 
-enum { LAYERS = 8, PASSES = 4, REPEATS = 5, BLOCK = 16, RANKS_MAX = 16, CALLS = 50 };
+enum { LAYERS = 8, PASSES = 4, REPEATS = 5, BLOCK = 16, RANKS_MAX = 16, CALLS = 50, CALLS_MAX = 20000 };
 
 static void stop(int status, const char *why)
 {
@@ -165,8 +165,8 @@ typedef struct ranks {
     float *x[RANKS_MAX];
     rc_code codes[RANKS_MAX];
     rc_msg messages[RANKS_MAX];
-    uint32_t rows, width;
-    double seconds; /* rank 0's */
+    uint32_t rows, width, calls;
+    double seconds; /* of a call, rank 0's */
 } ranks;
 
 static void join(void *arg, uint32_t rank, uint32_t count)
@@ -190,14 +190,21 @@ static void reduce_of(void *arg, uint32_t rank, uint32_t count)
     reduce_calls(r, rank, 0); /* the device is this thread's from here on */
     reduce_calls(r, rank, 1);
     double begun = bench_seconds();
-    reduce_calls(r, rank, CALLS);
-    if (rank == 0) r->seconds = (bench_seconds() - begun) / CALLS;
+    reduce_calls(r, rank, r->calls);
+    if (rank == 0) r->seconds = (bench_seconds() - begun) / r->calls;
+}
+
+/* Calls for a tenth of a second, so that the ranks' threads have found their cores. */
+static uint32_t calls_for(double seconds)
+{
+    double calls = 0.1 / seconds;
+    return calls < CALLS ? CALLS : calls > CALLS_MAX ? CALLS_MAX : (uint32_t)calls;
 }
 
 static void reduce(const rt_backend *b, uint32_t devices, const uint32_t n[3])
 {
     uint32_t count = n[0], cores = rt_pool_cores();
-    ranks r = {.backend = b, .rows = n[1], .width = n[2]};
+    ranks r = {.backend = b, .rows = n[1], .width = n[2], .calls = CALLS};
     rt_group_local_options group = {.ranks = count, .threads = cores};
     rt_group_local *local;
     rt_pool *team;
@@ -219,9 +226,10 @@ static void reduce(const rt_backend *b, uint32_t devices, const uint32_t n[3])
     }
     rt_pool_run(team, join, &r);
     for (uint32_t i = 0; i < count; i++) check(r.codes[i], &r.messages[i]);
-    for (int i = 0; i < REPEATS; i++) {
+    for (int i = -1; i < REPEATS; i++) { /* one to see how long it takes */
         rt_pool_run(team, reduce_of, &r);
-        took[i] = r.seconds;
+        if (i < 0) r.calls = calls_for(r.seconds);
+        else took[i] = r.seconds;
     }
     printf("{\"seconds\": %.9f, \"bytes\": %zu}\n", median(took), (size_t)r.rows * r.width * sizeof(float));
     for (uint32_t i = 0; i < count; i++) {
