@@ -7,7 +7,7 @@
  *        that row alone. The host's sampler sums doubles, of weights whose last bit may differ: the two draw
  *        apart where a number falls within about 10^-7 of a boundary, and else alike. Sums for log
  *        probabilities are doubles in one order.
- * Limits A vocabulary of 2^22.
+ * Limits A vocabulary of RT_CUDA_PICK_VOCAB_MAX.
  */
 #ifndef RUNTIME_BACKEND_CUDA_PICK_H
 #define RUNTIME_BACKEND_CUDA_PICK_H
@@ -19,6 +19,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+enum { RT_CUDA_PICK_VOCAB_MAX = 1 << 22 }; /* whose weights' sum is an integer of 64 bits */
 
 typedef enum rt_cuda_pick_kind {
     RT_CUDA_PICK_NONE, /* nobody's row */

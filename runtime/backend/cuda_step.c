@@ -227,6 +227,7 @@ void rt_cuda__pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t f
                           .scratch = d->weights,
                           .picked = d->picked};
     if (!rt_cuda__picks(&d->options)) return;
+    RC_ASSERT(vocab <= RT_CUDA_PICK_VOCAB_MAX);
     RC_ASSERT(first + rows <= s->picks_rows && (size_t)rows * vocab <= d->options.host_floats);
     if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_pick_rows(&r, d->stream), "sampling");
 }
