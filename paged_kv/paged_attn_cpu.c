@@ -84,13 +84,15 @@ static void attend_tile(const work *w, tile *t, uint32_t first, uint32_t end, ui
 {
     uint32_t groups = (end - first + KV__QUERIES - 1) / KV__QUERIES;
     t->share = (KV_TILE + groups - 1) / groups;
-    if (t->share > KV_TILE / 2) t->share = KV_TILE / 2;
+    if (t->share > KV__SHARE_MAX) t->share = KV__SHARE_MAX;
     t->brought = t->share * groups;
     w->form->take_keys(w, t);
     w->form->take_values(w, t);
     for (uint32_t q = first, n, group = 0; q < end; q += n, group++) {
         uint32_t row = (head + q - first) / w->ratio, sees = visible + row;
-        n = end - q < KV__QUERIES ? end - q : KV__QUERIES;
+        n = end - q;
+        if (KV__EVEN_GROUPS && group < groups) n = (end - q + groups - group - 1) / (groups - group);
+        if (n > KV__QUERIES) n = KV__QUERIES;
         uint32_t left_in_row = (row + 1) * w->ratio - (head + q - first);
         if (sees < KV_TILE && n > left_in_row) n = left_in_row;
         kv__ahead keys = ahead_of(w, t, group), values = keys;
@@ -172,6 +174,8 @@ static const kv__form *form_of(const kv_layout *layout)
 {
 #if defined(__AVX512BF16__)
     if (layout->element_bytes <= 2) return &RC_FAMILY(kv__form_dot);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    if (layout->element_bytes == 2 && layout->head_dim % RC_LANES == 0) return &RC_FAMILY(kv__form_pairs);
 #endif
     (void)layout;
     return &RC_FAMILY(kv__form_fma);

@@ -64,6 +64,8 @@ static inline __attribute__((always_inline)) void mac_queries(const product *p, 
         MAC_CASE(3);
         MAC_CASE(4);
         MAC_CASE(5);
+#endif
+#if defined(__AVX512F__)
         MAC_CASE(6);
 #endif
     }
@@ -75,16 +77,6 @@ static void mac(const product *p, uint32_t queries, uint32_t vectors)
     uint32_t v = 0;
     for (; v + KV__VECTORS <= vectors; v += KV__VECTORS) mac_queries(p, RC_LANES * v, queries, KV__VECTORS);
     for (; v < vectors; v++) mac_queries(p, RC_LANES * v, queries, 1);
-}
-
-static void take_query(const kv__work *w, uint32_t query, const float *from)
-{
-    const rc_vf factor = rc_vf_set1(w->a->scale);
-    float *to = w->q + (size_t)query * w->dim;
-    for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
-        uint32_t n = w->dim - d < RC_LANES ? w->dim - d : RC_LANES;
-        rc_vf_store_n(to + d, rc_vf_mul(rc_vf_load_n(from + d, n), factor), n);
-    }
 }
 
 /* 16 positions' rows of bf16 to k[d][at ..]: words of two dimensions are turned, then taken apart. */
@@ -182,45 +174,17 @@ static void take_values(const kv__work *w, const kv__tile *tile)
     }
 }
 
-/* Makes `high` the query's top. */
-static void raise_top(const kv__work *w, uint32_t query, float high)
-{
-    float *out = w->out + (size_t)query * w->padded, *sum = w->sum + (size_t)query * RC_LANES;
-    rc_vf fall = rc_vf_exp(rc_vf_set1(w->top[query] - high));
-    for (uint32_t d = 0; d < w->padded; d += RC_LANES)
-        rc_vf_store(out + d, rc_vf_mul(rc_vf_load(out + d), fall));
-    rc_vf_store(sum, rc_vf_mul(rc_vf_load(sum), fall));
-    w->top[query] = high;
-}
-
-/* Scores of one query to weights, e^(score - top). Lanes that the query may not see hold anything: they are
- * replaced, not multiplied. */
-static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
-{
-    rc_vf s[KV__TILE_VECTORS];
-    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible, -INFINITY);
-    float high = rc_vf_top(rc_vf_max(rc_vf_max(s[0], s[1]), rc_vf_max(s[2], s[3])));
-    if (high > w->top[query]) raise_top(w, query, high);
-    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) {
-        s[v] = rc_vf_exp(rc_vf_sub(s[v], rc_vf_set1(w->top[query])));
-        rc_vf_store(p + RC_LANES * v, s[v]);
-    }
-    rc_vf sum = rc_vf_add(rc_vf_add(s[0], s[1]), rc_vf_add(s[2], s[3]));
-    float *to = w->sum + (size_t)query * RC_LANES;
-    rc_vf_store(to, rc_vf_add(rc_vf_load(to), sum));
-}
-
 static void attend(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
                    uint32_t visible)
 {
     product scores = {.a = w->q + (size_t)query * w->dim, .a_stride = w->dim, .b = w->k, .b_stride = KV_TILE,
                       .c = w->p, .c_stride = KV_TILE, .depth = w->dim, .ahead = keys};
     mac(&scores, n, (visible + RC_LANES - 1) / RC_LANES);
-    for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
+    for (uint32_t i = 0; i < n; i++) kv__weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
     product mean = {.a = w->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
                     .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible,
                     .adds = true, .ahead = values};
     mac(&mean, n, w->padded / RC_LANES);
 }
 
-const kv__form RC_FAMILY(kv__form_fma) = {take_query, take_keys, take_values, attend};
+const kv__form RC_FAMILY(kv__form_fma) = {kv__take_query, take_keys, take_values, attend};

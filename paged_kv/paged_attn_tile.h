@@ -1,12 +1,13 @@
 /* paged_kv/paged_attn_tile.h - what attention's walk over tiles and the products of one tile share.
  *
- * The walk (paged_attn_cpu.c) decides which queries meet which tile. A form (paged_attn_fma.c,
- * paged_attn_dot.c) brings a tile's K and V to what its products take, and folds the tile into the queries'
- * state. Included by kernel files alone.
+ * The walk (paged_attn_cpu.c) decides which queries meet which tile. A form (paged_attn_fma.c, _pairs.c,
+ * _dot.c) brings a tile's K and V to what its products take, and folds the tile into the queries' state.
+ * Included by kernel files alone.
  */
 #ifndef PAGED_KV_PAGED_ATTN_TILE_H
 #define PAGED_KV_PAGED_ATTN_TILE_H
 
+#include <math.h>
 #include <stdbool.h>
 
 #include "paged_kv/paged_attn_cpu.h"
@@ -15,13 +16,21 @@
 
 enum { KV__TILE_VECTORS = KV_TILE / RC_LANES, KV__LINE = 64 };
 
-/* Queries x vectors held in registers: 24 + 5 of avx512's 32, 12 + 3 of the 16 that avx2 has. */
+/* Queries x vectors held in registers: 24 + 5 of avx512's 32, 10 + 5 of the 16 that avx2 has. */
 #if defined(__AVX512F__)
 enum { KV__QUERIES = 6, KV__VECTORS = 4 };
 #elif defined(__AVX2__)
-enum { KV__QUERIES = 6, KV__VECTORS = 1 };
+enum { KV__QUERIES = 5, KV__VECTORS = 1 };
 #else
 enum { KV__QUERIES = 2, KV__VECTORS = 1 };
+#endif
+
+/* What one group of queries brings of the next tile at most; and whether groups are about equal, so that none
+ * of them has few accumulators. */
+#if defined(__AVX2__) && !defined(__AVX512F__)
+enum { KV__SHARE_MAX = KV_TILE, KV__EVEN_GROUPS = 1 };
+#else
+enum { KV__SHARE_MAX = KV_TILE / 2, KV__EVEN_GROUPS = 0 };
 #endif
 
 /* Where the K rows of one K/V head lie that a tile is made of, and those of the tile after it, which are
@@ -74,6 +83,9 @@ struct kv__work {
 };
 
 extern const kv__form RC_FAMILY(kv__form_fma);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+extern const kv__form RC_FAMILY(kv__form_pairs);
+#endif
 #if defined(__AVX512BF16__)
 extern const kv__form RC_FAMILY(kv__form_dot);
 #endif
@@ -114,6 +126,45 @@ static inline rc_vf kv__seen(const float *scores, uint32_t v, uint32_t visible, 
     rc_vf s = rc_vf_load(scores + RC_LANES * v);
     if (visible >= RC_LANES * (v + 1)) return s;
     return rc_vf_keep(s, visible < RC_LANES * v ? 0 : visible - RC_LANES * v, rc_vf_set1(by));
+}
+
+/* A query as float32. */
+static inline void kv__take_query(const kv__work *w, uint32_t query, const float *from)
+{
+    const rc_vf factor = rc_vf_set1(w->a->scale);
+    float *to = w->q + (size_t)query * w->dim;
+    for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
+        uint32_t n = w->dim - d < RC_LANES ? w->dim - d : RC_LANES;
+        rc_vf_store_n(to + d, rc_vf_mul(rc_vf_load_n(from + d, n), factor), n);
+    }
+}
+
+/* Makes `high` the query's top. */
+static inline void kv__raise_top(const kv__work *w, uint32_t query, float high)
+{
+    float *out = w->out + (size_t)query * w->padded, *sum = w->sum + (size_t)query * RC_LANES;
+    rc_vf fall = rc_vf_exp(rc_vf_set1(w->top[query] - high));
+    for (uint32_t d = 0; d < w->padded; d += RC_LANES)
+        rc_vf_store(out + d, rc_vf_mul(rc_vf_load(out + d), fall));
+    rc_vf_store(sum, rc_vf_mul(rc_vf_load(sum), fall));
+    w->top[query] = high;
+}
+
+/* Scores of one query to weights, e^(score - top). Lanes that the query may not see hold anything: they are
+ * replaced, not multiplied. */
+static inline void kv__weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
+{
+    rc_vf s[KV__TILE_VECTORS];
+    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible, -INFINITY);
+    float high = rc_vf_top(rc_vf_max(rc_vf_max(s[0], s[1]), rc_vf_max(s[2], s[3])));
+    if (high > w->top[query]) kv__raise_top(w, query, high);
+    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) {
+        s[v] = rc_vf_exp(rc_vf_sub(s[v], rc_vf_set1(w->top[query])));
+        rc_vf_store(p + RC_LANES * v, s[v]);
+    }
+    rc_vf sum = rc_vf_add(rc_vf_add(s[0], s[1]), rc_vf_add(s[2], s[3]));
+    float *to = w->sum + (size_t)query * RC_LANES;
+    rc_vf_store(to, rc_vf_add(rc_vf_load(to), sum));
 }
 
 #endif
