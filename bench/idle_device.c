@@ -111,10 +111,11 @@ static void kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, u
 
 /* ---- a step ---- */
 
-static void step_begin(rt_device *d, const rt_step_plan *p)
+static uint32_t step_begin(rt_device *d, const rt_step_plan *p)
 {
     d->picks = p->picks;
     d->picks_count = p->picks ? p->kept_count : 0;
+    return p->rows;
 }
 static void embed(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
                   float scale, float *h, size_t h_stride)

@@ -4,6 +4,8 @@
 
 enum { FREE = 0, WAITING = 1, RUNNING = 2 };
 
+enum { BEGUN = 4 }; /* this part of a step is for a prompt that has begun, while others wait */
+
 typedef struct seq {
     rt_sched_seq what;
     uint32_t state;
@@ -166,14 +168,24 @@ static void take_rows(rt_sched *s, uint32_t i, uint32_t rows, uint32_t *budget)
     *budget -= rows;
 }
 
+/* Of a prompt in one step: a part of it where others wait for their first rows, so that nobody waits for the
+ * whole of a long prompt that came before. */
+static uint32_t chunk_max(const rt_sched *s)
+{
+    bool others_wait = s->waiting.count && s->running.count < s->o.running_max;
+    return others_wait && !s->o.in_order && !s->o.prefill_first ? (s->o.rows_max + BEGUN - 1) / BEGUN : s->o.rows_max;
+}
+
 /* Rows for running sequences that need exactly one (decodes), or for those that need more. */
 static void plan_running(rt_sched *s, bool decodes, uint32_t *budget)
 {
+    uint32_t most = decodes ? 1 : chunk_max(s);
     for (uint32_t i = s->running.head, next; i != RT_SEQ_NONE && *budget; i = next) {
         seq *x = &s->seqs[i];
         uint32_t need = x->what.tokens_count - x->computed;
         if (x->entry == RT_SEQ_NONE && need > 0 && (need == 1) == decodes) {
-            uint32_t rows = need < *budget ? need : *budget;
+            uint32_t rows = need < most ? need : most;
+            if (rows > *budget) rows = *budget;
             if (make_room(s, i, rows, budget)) take_rows(s, i, rows, budget);
             else return; /* it was the last in order, so nobody is left to plan */
         }
@@ -283,6 +295,21 @@ static void plan_waiting(rt_sched *s, uint32_t *budget)
     }
 }
 
+/* What nobody who waits could take goes to prompts that got a part. */
+static void fill_up(rt_sched *s, uint32_t *budget)
+{
+    for (uint32_t i = s->running.head; i != RT_SEQ_NONE && *budget; i = s->seqs[i].next) {
+        seq *x = &s->seqs[i];
+        if (x->entry == RT_SEQ_NONE) continue;
+        rt_sched_entry *e = &s->entries[x->entry];
+        uint32_t more = x->what.tokens_count - x->computed - e->rows;
+        if (more > *budget) more = *budget;
+        if (!more || kv_seq_reserve(s->o.cache, x->cache, x->computed + e->rows + more) != RC_OK) continue;
+        e->rows += more;
+        *budget -= more;
+    }
+}
+
 /* Those that no step has room for yet find their adapters in place when it is their turn. */
 static void prefetch_waiting(rt_sched *s)
 {
@@ -314,6 +341,7 @@ uint32_t rt_sched_plan(rt_sched *s, const rt_sched_entry **entries)
     if (!s->o.prefill_first) plan_running(s, true, &budget);
     if (s->entries_count < s->running.count) plan_running(s, false, &budget);
     if (preempted == s->preemptions) plan_waiting(s, &budget);
+    if (!s->o.prefill_first) fill_up(s, &budget);
     prefetch_waiting(s);
     if (s->o.prefill_first && s->entries_count == 0) plan_running(s, true, &budget);
     if (preempted != s->preemptions) compact(s);

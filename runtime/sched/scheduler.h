@@ -16,7 +16,9 @@
  *   4. A sequence whose adapter has no slot lets others pass, but after PASSES_MAX steps only base's; with
  *      in_order nobody passes while its adapter is being brought in.
  *   5. Nobody is admitted in a step that preempted. At most LOOKAHEAD waiting sequences are passed in a step.
- *   6. Adapters of the first LOOKAHEAD waiting are brought in where that evicts nobody's who waits or runs.
+ *   6. While others wait and could run, a prompt that has begun takes at most a quarter of a step, more only
+ *      where they leave it (not with in_order or prefill_first).
+ *   7. Adapters of the first LOOKAHEAD waiting are brought in where that evicts nobody's who waits or runs.
  *
  * Memory   taken by create; no other call allocates.
  * Threads  one.

@@ -153,13 +153,12 @@ static const rt_http_page http_pages[] = {
 };
 
 /* The engine serves in order of arrival, so no more is given to it than it needs to be busy: as many requests
- * as run at once and some to follow them, and two steps' worth of prompts. */
+ * as run at once and one to follow them, and two steps' worth of prompts. */
 static rc_code open_door(rt_server *s, rc_msg *msg)
 {
     uint32_t seqs = s->info.max_num_seqs;
     if (!s->o.tenants) return RC_OK;
-    return rt__access_open(s->o.tenants, seqs + seqs / 8 + 1, 2 * s->info.max_num_batched_tokens, &s->access,
-                           msg);
+    return rt__access_open(s->o.tenants, seqs + 1, 2 * s->info.max_num_batched_tokens, &s->access, msg);
 }
 
 static rc_code open_admin_port(rt_server *s, const rpc_options *main, rc_msg *msg)

@@ -3,7 +3,13 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { MINUTE_US = 60000000, MILLI = 1000, DEBT_ROUNDS_MAX = 65536 };
+enum {
+    MINUTE_US = 60000000,
+    MILLI = 1000,
+    DEBT_ROUNDS_MAX = 65536,
+    KEPT_PLACES = 8, /* one in so many */
+    SHORT_PROMPT = 4 /* so many fit the window */
+};
 
 /* What a tenant may use in a minute, filled evenly. Levels are in units x microseconds, so that filling is
  * whole: a minute's worth is per_minute * MINUTE_US. */
@@ -20,6 +26,7 @@ typedef struct share {
     int64_t deficit; /* thousandths of a unit; below 0: it has had more than its share */
     rt_share_item *first, **end;
     uint32_t held, inside;
+    uint32_t in_prefill; /* prompt tokens */
     bool is_listed;
 } share;
 
@@ -27,6 +34,7 @@ struct rt_shares {
     uint32_t requests_max, tokens_max;
     uint32_t inside, in_prefill; /* items; prompt tokens */
     uint32_t held;
+    uint64_t weights;  /* of those listed */
     bool is_stuck; /* nobody could go in, and nothing has come or gone since */
     uint32_t count, last; /* last: served last, for ties */
     share *each[RT_SHARES_MAX];
@@ -98,6 +106,7 @@ static void resize(bucket *b, uint32_t per_minute, bool is_new)
 void rt__shares_begin_list(rt_shares *s)
 {
     for (uint32_t i = 0; i < s->count; i++) s->each[i]->is_listed = false;
+    s->weights = 0;
 }
 
 static bool is_forgotten(const share *x)
@@ -138,6 +147,8 @@ rc_code rt__shares_list(rt_shares *s, const char *name, const rt_share_limits *l
     if (!x) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "tenant '%.128s': no room for another", name);
     fill_both(x, now_us);
     s->is_stuck = false;
+    if (x->is_listed) s->weights -= x->limits.weight;
+    s->weights += limits->weight;
     x->is_listed = true;
     x->limits = *limits;
     resize(&x->requests, limits->requests_per_minute, is_new);
@@ -199,9 +210,17 @@ static int64_t cost_of(const rt_share_item *item)
     return ((int64_t)item->prompt_tokens + item->adapter_mib + 1) * MILLI;
 }
 
-static bool competes(const share *x)
+static bool has_place(const rt_shares *s, const share *x)
 {
-    return x->first && x->inside < x->limits.max_concurrency;
+    uint32_t kept = s->requests_max / KEPT_PLACES;
+    if (s->inside + kept < s->requests_max) return true;
+    return s->inside < s->requests_max &&
+           x->inside * s->weights < (uint64_t)x->limits.weight * s->requests_max;
+}
+
+static bool competes(const rt_shares *s, const share *x)
+{
+    return x->first && x->inside < x->limits.max_concurrency && has_place(s, x);
 }
 
 /* Rounds until its deficit covers its first item. */
@@ -218,7 +237,7 @@ static share *whose_turn(const rt_shares *s, uint32_t *index)
     for (uint32_t i = 1; i <= s->count; i++) {
         uint32_t at = (s->last + i) % s->count;
         share *x = s->each[at];
-        if (!competes(x) || (best && rounds_of(x) >= rounds_of(best))) continue;
+        if (!competes(s, x) || (best && rounds_of(x) >= rounds_of(best))) continue;
         best = x;
         *index = at;
     }
@@ -257,9 +276,11 @@ static rt_share_item *longest_cached(share *x, rt_share_cached cached)
 static rt_share_item *who_fits(const rt_shares *s, uint32_t *index, rt_share_cached cached)
 {
     share *x = whose_turn(s, index);
-    if (!x || s->inside == s->requests_max) return NULL;
+    if (!x) return NULL;
     rt_share_item *item = longest_cached(x, cached);
-    return !s->in_prefill || (uint64_t)s->in_prefill + item->prompt_tokens <= s->tokens_max ? item : NULL;
+    bool is_short = !x->in_prefill && item->prompt_tokens <= s->tokens_max / SHORT_PROMPT;
+    bool fits = !s->in_prefill || (uint64_t)s->in_prefill + item->prompt_tokens <= s->tokens_max;
+    return is_short || fits ? item : NULL;
 }
 
 rt_share_item *rt__shares_next(rt_shares *s, rt_share_cached cached)
@@ -272,7 +293,7 @@ rt_share_item *rt__shares_next(rt_shares *s, rt_share_cached cached)
     for (rt_share_item *passed = x->first; passed != item; passed = passed->next) passed->passes++;
     int64_t rounds = rounds_of(x);
     for (uint32_t i = 0; rounds && i < s->count; i++)
-        if (competes(s->each[i])) s->each[i]->deficit += rounds * s->each[i]->limits.weight;
+        if (competes(s, s->each[i])) s->each[i]->deficit += rounds * s->each[i]->limits.weight;
     x->deficit -= cost_of(item);
     unlink_held(s, x, item);
     item->state = RT_ITEM_INSIDE;
@@ -280,6 +301,7 @@ rt_share_item *rt__shares_next(rt_shares *s, rt_share_cached cached)
     x->inside++;
     s->inside++;
     s->in_prefill += item->prompt_tokens;
+    x->in_prefill += item->prompt_tokens;
     s->last = index;
     return item;
 }
@@ -301,7 +323,9 @@ static void charge(const rt_shares *s, share *x, int64_t units)
 
 static void end_prefill(rt_shares *s, rt_share_item *item)
 {
-    if (item->in_prefill) s->in_prefill -= item->prompt_tokens;
+    if (!item->in_prefill) return;
+    s->in_prefill -= item->prompt_tokens;
+    s->each[item->share]->in_prefill -= item->prompt_tokens;
     item->in_prefill = false;
     s->is_stuck = false;
 }

@@ -81,6 +81,26 @@ static void a_decode_comes_before_a_chunk_and_the_chunk_takes_what_is_left(void 
     (void)state;
 }
 
+static void a_short_prompt_does_not_wait_for_the_whole_of_a_long_one(void **state)
+{
+    scene s = make(16, 12, false);
+    int32_t x[64], y[64], z[64];
+    uint32_t a = add(&s, x, 1, 40), b, c;
+    assert_int_equal(step(&s), 1);
+    b = add(&s, y, 100, 3);
+    assert_int_equal(step(&s), 2);
+    assert_int_equal(rt_sched_computed(s.sched, b), 3);
+    assert_int_equal(rt_sched_computed(s.sched, a), 12 + 9); /* a quarter, and what is left */
+    c = add(&s, z, 200, 30);
+    assert_int_equal(step(&s), 2);
+    assert_int_equal(rt_sched_computed(s.sched, a), 24);
+    assert_int_equal(rt_sched_computed(s.sched, c), 9);
+    assert_int_equal(step(&s), 1); /* nobody waits any more: in order */
+    assert_int_equal(rt_sched_computed(s.sched, a), 36);
+    end(&s);
+    (void)state;
+}
+
 static void prompts_may_all_come_before_any_decode(void **state)
 {
     scene s = make(16, 10, true);
@@ -166,6 +186,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_adapter_is_brought_in_while_its_sequence_cannot_run),
         cmocka_unit_test(a_decode_comes_before_a_chunk_and_the_chunk_takes_what_is_left),
+        cmocka_unit_test(a_short_prompt_does_not_wait_for_the_whole_of_a_long_one),
         cmocka_unit_test(prompts_may_all_come_before_any_decode),
         cmocka_unit_test(the_last_in_order_yields_and_comes_back_with_what_is_still_cached),
         cmocka_unit_test(a_prefix_that_is_being_computed_is_waited_for),

@@ -196,6 +196,41 @@ static void a_flood_holds_nobody_up(void **state)
     rt__shares_destroy(s);
 }
 
+/* A flood of long prompts leaves places, and its window keeps no short one out; who is alone has all. */
+static void places_are_kept_for_those_below_their_part(void **state)
+{
+    (void)state;
+    enum { PLACES = 16, KEPT = 2, WINDOW = 400 };
+    rt_shares *s = rt__shares_create(PLACES, WINDOW);
+    rt_share_item flood[PLACES + 1], few[KEPT + 1];
+    int64_t retry;
+    uint32_t a = list(s, "a", no_limits, 0), inside = 0;
+    for (int i = 0; i <= PLACES; i++) assert_int_equal(arrive(s, &flood[i], a, 350, 0, &retry), RC_OK);
+    for (; rt__shares_next(s, nothing_cached); inside++) rt__shares_first_token(s, &flood[inside], 0);
+    assert_int_equal(inside, PLACES);
+    rt__shares_leave(s, &flood[0]);
+    uint32_t b = list(s, "b", no_limits, 0);
+    assert_null(rt__shares_next(s, nothing_cached)); /* from now on there is somebody to keep places for */
+    rt__shares_leave(s, &flood[1]);
+    assert_null(rt__shares_next(s, nothing_cached));
+    rt__shares_leave(s, &flood[2]);
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &flood[PLACES]); /* and stays in its prompt */
+    assert_int_equal(arrive(s, &few[0], b, 101, 0, &retry), RC_OK);
+    assert_null(rt__shares_next(s, nothing_cached)); /* not short */
+    rt__shares_leave(s, &few[0]);
+    for (int i = 0; i <= KEPT; i++) assert_int_equal(arrive(s, &few[i], b, 100, 0, &retry), RC_OK);
+    for (int i = 0; i < KEPT; i++) {
+        assert_ptr_equal(rt__shares_next(s, nothing_cached), &few[i]);
+        assert_null(rt__shares_next(s, nothing_cached)); /* one at a time */
+        rt__shares_first_token(s, &few[i], 0);
+    }
+    rt__shares_check(s);
+    for (int i = 0; i <= PLACES; i++) rt__shares_leave(s, &flood[i]);
+    for (int i = 0; i <= KEPT; i++) rt__shares_leave(s, &few[i]);
+    rt__shares_check(s);
+    rt__shares_destroy(s);
+}
+
 /* What is cached goes first, and yet nobody is passed for ever. */
 static void the_longest_cached_goes_first_with_ageing(void **state)
 {
@@ -274,6 +309,7 @@ int main(void)
         cmocka_unit_test(a_reload_keeps_what_was_used),
         cmocka_unit_test(shares_follow_weights_whatever_the_sizes),
         cmocka_unit_test(a_flood_holds_nobody_up),
+        cmocka_unit_test(places_are_kept_for_those_below_their_part),
         cmocka_unit_test(the_longest_cached_goes_first_with_ageing),
         cmocka_unit_test(a_random_walk_keeps_its_books),
     };
