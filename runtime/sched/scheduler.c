@@ -3,8 +3,7 @@
 #include <stdlib.h>
 
 enum { FREE = 0, WAITING = 1, RUNNING = 2 };
-
-enum { BEGUN = 4 }; /* this part of a step is for a prompt that has begun, while others wait */
+enum { BEGUN = 4 }; /* one row in so many is for a prompt that has begun, while others wait */
 
 typedef struct seq {
     rt_sched_seq what;
@@ -173,7 +172,8 @@ static void take_rows(rt_sched *s, uint32_t i, uint32_t rows, uint32_t *budget)
 static uint32_t chunk_max(const rt_sched *s)
 {
     bool others_wait = s->waiting.count && s->running.count < s->o.running_max;
-    return others_wait && !s->o.in_order && !s->o.prefill_first ? (s->o.rows_max + BEGUN - 1) / BEGUN : s->o.rows_max;
+    if (!others_wait || s->o.in_order || s->o.prefill_first) return s->o.rows_max;
+    return (s->o.rows_max + BEGUN - 1) / BEGUN;
 }
 
 /* Rows for running sequences that need exactly one (decodes), or for those that need more. */

@@ -2,6 +2,7 @@
 import hashlib
 import json
 import pathlib
+import random
 import signal
 import subprocess
 import tempfile
@@ -208,6 +209,33 @@ class KvGroups(Checks):
             self.assertEqual(t.cached("c", salted), 0)
             self.assertEqual(t.cached("d", salted), 39)
             self.assertEqual(t.cached("a", salted), 0)
+
+
+class Timing(Checks):
+    """A sign test on pairs: what is told apart by time is faster, or slower, in nearly all of them."""
+    ROUNDS, TELLING = 40, 34   # heads or tails gives 34 or more of 40 once in 200 000 times
+
+    def seconds(self, t, who, prompt):
+        r = inference.GenerateRequest()
+        r.token_ids.ids.extend(prompt)
+        r.stopping.max_new_tokens = 1
+        begun = time.monotonic()
+        t.generate(who, r)
+        return time.monotonic() - begun
+
+    def test_no_latency_tells_what_another_tenant_has_asked(self):
+        rng = random.Random(7)
+        others = own = 0
+        with Tenants(tenant("a"), tenant("b")) as t:
+            for i in range(self.ROUNDS):
+                known, new, newer = (rng.choices(range(10, 250), k=500) for _ in range(3))
+                self.seconds(t, "a", known)
+                pair = [known, new] if i % 2 else [new, known]
+                took = {id(p): self.seconds(t, "b", p) for p in pair}
+                others += took[id(known)] < took[id(new)]
+                own += self.seconds(t, "a", known) < self.seconds(t, "a", newer)
+        self.assertGreaterEqual(own, self.TELLING)  # to those who may know it shows
+        self.assertIn(others, range(self.ROUNDS - self.TELLING + 1, self.TELLING))
 
 
 class Order(Checks):
