@@ -32,6 +32,7 @@ struct adapter_content {
     uint32_t holds, pins;
     bool resident;                    /* its slot holds its weights */
     bool known;                       /* its name leads to it */
+    bool kept;                        /* while known: its slot is not given away */
     adapter_content *next_in_bucket;  /* of names, while known */
     adapter_content *older, *younger; /* among the unpinned residents */
     char name[ADAPTER_NAME_BYTES_MAX + 1];
@@ -43,7 +44,7 @@ struct adapter_registry {
     adapter_content **contents; /* [contents_max] known and draining, in no order */
     uint32_t contents_count;
     adapter_content **known; /* [contents_max] in the order of adding */
-    uint32_t known_count;
+    uint32_t known_count, kept_count;
     adapter_content **buckets; /* [bucket_mask + 1] known ones by name */
     uint32_t bucket_mask;
     adapter_content *oldest, *youngest; /* unpinned residents, least recently unpinned first */
@@ -177,6 +178,8 @@ rc_code adapter_registry_remove(adapter_registry *r, const char *name, rc_msg *m
     memmove(&r->known[at], &r->known[at + 1], (r->known_count - at - 1) * sizeof *r->known);
     r->known_count--;
     c->known = false;
+    r->kept_count -= c->kept;
+    c->kept = false;
     free_if_gone(r, c);
     return RC_OK;
 }
@@ -213,7 +216,7 @@ static uint32_t choose_slot(const adapter_registry *r, bool from_held)
     }
     if (stale != ADAPTER_NO_SLOT) return stale;
     const adapter_content *given = r->oldest;
-    while (given && given->holds && !from_held) given = given->younger;
+    while (given && (given->kept || (given->holds && !from_held))) given = given->younger;
     return given ? given->slot : ADAPTER_NO_SLOT;
 }
 
@@ -225,6 +228,22 @@ static void plan_load(adapter_registry *r, adapter_content *c, bool from_held)
     if (s->state == SLOT_RESIDENT) leave_slot(r, s->content);
     *s = (adapter_slot){SLOT_PLANNED, c, s->state == SLOT_STALE, r->plans++};
     c->slot = slot;
+}
+
+rc_code adapter_registry_keep(adapter_registry *r, const char *name, rc_msg *msg)
+{
+    adapter_content *c = adapter_registry_find(r, name);
+    if (!c) return rc_fail(RC_NOT_FOUND, msg, "adapter '%.200s' is not loaded", name);
+    if (c->kept) return RC_OK;
+    if (r->kept_count + 1 >= r->options.slots_max)
+        return rc_fail(RC_RESOURCE_EXHAUSTED, msg,
+                       "adapter '%.200s': %u of %u slots (--max-loras) are pinned, and one must be left for "
+                       "others",
+                       name, r->kept_count, r->options.slots_max);
+    c->kept = true;
+    r->kept_count++;
+    if (c->slot == ADAPTER_NO_SLOT) plan_load(r, c, true);
+    return RC_OK;
 }
 
 uint32_t adapter_pin(adapter_registry *r, adapter_content *c)
@@ -344,7 +363,7 @@ static uint32_t check_lru(const adapter_registry *r)
 
 void adapter_registry_check(const adapter_registry *r)
 {
-    uint32_t known = 0, unpinned = 0;
+    uint32_t known = 0, unpinned = 0, kept = 0;
     RC_ASSERT(r->contents_count <= r->options.contents_max);
     check_slots(r);
     for (uint32_t i = 0; i < r->contents_count; i++) {
@@ -353,10 +372,13 @@ void adapter_registry_check(const adapter_registry *r)
         RC_ASSERT(c->pins == 0 || (c->resident && c->holds > 0));
         RC_ASSERT(c->known || c->holds || is_loading(r, c));
         RC_ASSERT(!c->known || adapter_registry_find(r, c->name) == c);
+        RC_ASSERT(c->known || !c->kept);
         known += c->known;
+        kept += c->kept;
         unpinned += c->resident && c->pins == 0;
     }
-    RC_ASSERT(known == r->known_count);
+    RC_ASSERT(known == r->known_count && kept == r->kept_count);
+    RC_ASSERT(kept == 0 || kept < r->options.slots_max);
     for (uint32_t i = 0; i < r->known_count; i++)
         RC_ASSERT(r->known[i]->known && (i == 0 || r->known[i - 1]->id < r->known[i]->id));
     RC_ASSERT(check_lru(r) == unpinned);

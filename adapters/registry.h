@@ -10,6 +10,7 @@
  *   2. A hold (one per request, from submit to end) keeps the content alive, removed name or not.
  *   3. A pin (one per sequence that runs) keeps it in its slot. Only unpinned slots are given away,
  *      the least recently unpinned first, so no row in flight ever points to a slot with other weights.
+ *      A kept content's slot is given away only once its name is removed; one slot always is not kept.
  *   4. The registry never copies weights: adapter_registry_next_job() says which content goes to which
  *      slot, somebody does it (on another thread), adapter_registry_job_done() publishes it.
  * Conserved: slots free + loading + resident == slots_max; pins > 0 implies resident.
@@ -55,6 +56,9 @@ RC_MUST_CHECK rc_code adapter_registry_add(adapter_registry *r, const char *name
                                            rc_msg *msg);
 /* Forgets the name at once; the content goes with its last hold. Errors NOT_FOUND. */
 RC_MUST_CHECK rc_code adapter_registry_remove(adapter_registry *r, const char *name, rc_msg *msg);
+/* The content stays in its slot, into which it comes as soon as it can, until its name is removed. Twice is
+ * once. Errors NOT_FOUND, RESOURCE_EXHAUSTED (all slots but one are kept). */
+RC_MUST_CHECK rc_code adapter_registry_keep(adapter_registry *r, const char *name, rc_msg *msg);
 adapter_content *adapter_registry_find(const adapter_registry *r, const char *name); /* NULL: none */
 
 /* Known, or held still. NULL: none. */

@@ -261,6 +261,9 @@ MICA_API void mica_close(mica *m); /* ends running requests; NULL is allowed */
 MICA_API rc_code mica_adapter_load(mica *m, const char *name, const char *path, rc_msg *err);
 /* New requests no longer find it; running ones finish on it. */
 MICA_API rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err);
+/* Keeps it in a slot from now on until it is unloaded, so that no request for it ever waits for one that
+ * others took. Errors NOT_FOUND; RESOURCE_EXHAUSTED: one of max_loras slots is left for the others. */
+MICA_API rc_code mica_adapter_pin(mica *m, const char *name, rc_msg *err);
 /* A random adapter, for benchmarks: rank, all linears or q k v only; alora: invoked by has_activation. */
 MICA_API rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qkv_only, bool alora,
                                         uint64_t seed, rc_msg *err);

@@ -100,7 +100,7 @@ rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank, bool qk
 
 rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err)
 {
-    mica__op op = { .removes = true, .name = name };
+    mica__op op = { .kind = MICA__REMOVE, .name = name };
     rc_code code = RC_OK;
     pthread_mutex_lock(&m->lock);
     adapter_content *content = mica__find_name(m, name);
@@ -113,6 +113,15 @@ rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err)
             break;
         }
     if (content) code = run_op(m, &op, err);
+    pthread_mutex_unlock(&m->lock);
+    return code;
+}
+
+rc_code mica_adapter_pin(mica *m, const char *name, rc_msg *err)
+{
+    mica__op op = {.kind = MICA__KEEP, .name = name};
+    pthread_mutex_lock(&m->lock);
+    rc_code code = run_op(m, &op, err);
     pthread_mutex_unlock(&m->lock);
     return code;
 }

@@ -27,9 +27,14 @@ static void run_op(mica *m)
 {
     mica__op *op = m->op;
     adapter_registry *r = rt_engine_adapters(m->engine);
-    op->code = op->removes ? adapter_registry_remove(r, op->name, &op->msg)
-                           : adapter_registry_add(r, op->name, op->weights, &op->msg);
-    if (!op->removes && op->code == RC_OK) op->content = adapter_registry_find(r, op->name);
+    switch (op->kind) {
+    case MICA__ADD:
+        op->code = adapter_registry_add(r, op->name, op->weights, &op->msg);
+        if (op->code == RC_OK) op->content = adapter_registry_find(r, op->name);
+        break;
+    case MICA__REMOVE: op->code = adapter_registry_remove(r, op->name, &op->msg); break;
+    case MICA__KEEP: op->code = adapter_registry_keep(r, op->name, &op->msg); break;
+    }
     op->done = true;
     m->op = NULL;
     pthread_cond_broadcast(&m->op_ended);

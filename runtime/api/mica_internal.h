@@ -41,7 +41,7 @@ typedef struct mica__plan {
 
 /* An operation that the engine's thread carries out while its caller waits. */
 typedef struct mica__op {
-    bool removes;
+    enum { MICA__ADD, MICA__REMOVE, MICA__KEEP } kind;
     const char *name;
     adapter_weights *weights; /* to add */
     adapter_content *content; /* what was added */

@@ -16,6 +16,7 @@ typedef struct serve_flags {
     rt_engine_flags engine;
     rt_server_options server;
     const char *kv_events_config;
+    rt_texts pinned;
 } serve_flags;
 
 #define SERVER(member) offsetof(serve_flags, server.member)
@@ -36,6 +37,8 @@ static const rt_flag own[] = {
     TEXT("lora-root", lora_root, "DIR", "LoadLora reads below it (nothing is loaded)"),
     {"lora-lazy-load", NULL, RT_FLAG_BOOL, SERVER(lora_lazy_load), NULL,
      "requests may name adapters there, too", 0, 0, NULL, NULL},
+    {"lora-pin", NULL, RT_FLAG_VALUES, offsetof(serve_flags, pinned), "NAME ...",
+     "of --lora-modules: never leave their slots", 0, 0, NULL, NULL},
     {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
      DRAIN_MAX, NULL, NULL},
     {"enable-log-requests", NULL, RT_FLAG_BOOL, SERVER(logs_requests), "[no-]",
@@ -73,6 +76,25 @@ static rc_code finish_kv_events(serve_flags *f, rc_msg *msg)
     return RC_OK;
 }
 
+/* Before the model is opened, so that what is wrong with the names is said at once. */
+static rc_code check_pins(const serve_flags *f, rc_msg *msg)
+{
+    const mica_options *o = &f->engine.options;
+    enum { MAX_LORAS = 8 };
+    for (size_t i = 0; i < f->pinned.count; i++) {
+        const char *name = f->pinned.items[i];
+        bool is_known = false;
+        for (size_t k = 0; k < o->adapters_count; k++)
+            is_known = is_known || !strcmp(o->adapters[k].name, name);
+        if (is_known) continue;
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                                "--lora-pin '%.200s': expected a name of --lora-modules", name),
+                        msg, "lora-pin");
+    }
+    if (f->pinned.count < (o->max_loras ? o->max_loras : MAX_LORAS)) return RC_OK;
+    return refuse("lora-pin", "must leave one of --max-loras slots for others", msg);
+}
+
 static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
 {
     const rt_server_options *s = &f->server;
@@ -88,7 +110,8 @@ static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
     f->server.has_admin_port = s->admin_port != NO_PORT;
     RC_TRY(finish_kv_events(f, msg));
     RC_TRY(rt_server_check(s, msg));
-    return rt__engine_flags_finish(&f->engine, msg);
+    RC_TRY(rt__engine_flags_finish(&f->engine, msg));
+    return check_pins(f, msg);
 }
 
 static void reload(rt_server *s, rt_progress *out)
@@ -120,6 +143,17 @@ static void raise_files_limit(void)
     setrlimit(RLIMIT_NOFILE, &files); /* may fail: then it is as it was */
 }
 
+static rc_code pin(const serve_flags *f, mica *m, rc_msg *msg)
+{
+    for (size_t i = 0; i < f->pinned.count; i++) {
+        rc_msg why;
+        rc_code code = mica_adapter_pin(m, f->pinned.items[i], &why);
+        if (code != RC_OK)
+            return rc_about(rc_fail(code, msg, "--lora-pin: %.500s", why.text), msg, "lora-pin");
+    }
+    return RC_OK;
+}
+
 /* While the model loads a signal ends the process at once; from `ready` on it drains, and a second one ends
  * the process at once. */
 static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
@@ -132,6 +166,7 @@ static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
     rt__console_attach(console, &f->engine.options);
     RC_TRY(mica_open(&f->engine.options, m, msg));
     rt__console_loaded(console);
+    RC_TRY(pin(f, *m, msg));
     RC_TRY(rt_server_open(&f->server, *m, &s, msg));
     rt__interrupt_watch();
     if (f->server.tenants) rt__interrupt_watch_hangup();
@@ -185,6 +220,7 @@ int rt_command_serve(int argc, char **argv)
         status = code == RC_OK ? work(&f, &console) : rt__console_fail(&console, &msg);
     }
     rt_texts_deinit(&rest);
+    rt_texts_deinit(&f.pinned);
     rt__engine_flags_deinit(&f.engine);
     rt__console_deinit(&console);
     return status;

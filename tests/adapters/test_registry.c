@@ -270,6 +270,35 @@ static void without_slots_nothing_is_ever_planned(void **state)
     adapter_registry_destroy(r);
 }
 
+static void a_kept_content_is_brought_in_and_nobody_takes_its_slot(void **state)
+{
+    (void)state;
+    adapter_registry *r = with(2, 4);
+    rc_msg msg;
+    adapter_content *kept = added(r, "kept"), *a = held(r, "a"), *b = held(r, "b");
+    assert_int_equal(adapter_registry_keep(r, "nobody", &msg), RC_NOT_FOUND);
+    assert_int_equal(adapter_registry_keep(r, "kept", &msg), RC_OK);
+    assert_int_equal(adapter_registry_keep(r, "kept", &msg), RC_OK);
+    assert_int_equal(adapter_registry_keep(r, "a", &msg), RC_RESOURCE_EXHAUSTED);
+    adapter_job job = taken(r);
+    assert_ptr_equal(job.content, kept);
+    adapter_registry_job_done(r, &job, true);
+    uint32_t slot = adapter_content_slot(kept);
+    for (int i = 0; i < 3; i++) { /* the least recently used one is the one that is kept */
+        adapter_content *next = i % 2 ? b : a;
+        assert_int_not_equal(brought_in(r, next), slot);
+        adapter_unpin(r, next);
+        assert_int_equal(adapter_content_slot(kept), slot);
+        adapter_registry_check(r);
+    }
+    assert_int_equal(adapter_registry_remove(r, "kept", &msg), RC_OK);
+    assert_int_equal(adapter_registry_keep(r, "a", &msg), RC_OK); /* there is room to keep another */
+    adapter_registry_check(r);
+    adapter_release(r, a);
+    adapter_release(r, b);
+    adapter_registry_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -285,6 +314,7 @@ int main(void)
         cmocka_unit_test(a_content_outlives_the_job_that_reads_it),
         cmocka_unit_test(a_plan_that_nobody_needs_any_more_is_dropped),
         cmocka_unit_test(without_slots_nothing_is_ever_planned),
+        cmocka_unit_test(a_kept_content_is_brought_in_and_nobody_takes_its_slot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

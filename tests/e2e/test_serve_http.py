@@ -179,17 +179,35 @@ class Pages(unittest.TestCase):
 
 
 class Adapters(unittest.TestCase):
+    named = {name: GRANITE / "adapters" / name for name in ("lora-all", "lora-qkv", "lora-o")}
+
+    def resident(self, server):
+        rows = [x for x in samples(server) if x.startswith("vllm:lora_requests_info")]
+        self.assertEqual(len(rows), 1)
+        self.assertIn('max_lora="2"', rows[0])
+        return re.search(r'running_lora_adapters="([^"]*)"', rows[0]).group(1).split(",")
+
     def test_residency_is_one_true_series(self):
-        named = {name: GRANITE / "adapters" / name for name in ("lora-all", "lora-qkv", "lora-o")}
-        with serve.Server(GRANITE, ["--max-loras", "2"], adapters=named) as server:
-            for name in named:
+        with serve.Server(GRANITE, ["--max-loras", "2"], adapters=self.named) as server:
+            for name in self.named:
                 generate(server, 2, lora_name=name)
-                rows = [x for x in samples(server) if x.startswith("vllm:lora_requests_info")]
-                self.assertEqual(len(rows), 1)
-                resident = re.search(r'running_lora_adapters="([^"]*)"', rows[0]).group(1).split(",")
+                resident = self.resident(server)
                 self.assertIn(name, resident)
                 self.assertLessEqual(len(resident), 2)
-                self.assertIn('max_lora="2"', rows[0])
+
+    def test_a_pinned_one_stays_whatever_others_ask_for(self):
+        with serve.Server(GRANITE, ["--max-loras", "2", "--lora-pin", "lora-all"], adapters=self.named) as server:
+            for name in ("lora-qkv", "lora-o") * 3:
+                generate(server, 2, lora_name=name)
+                self.assertEqual(sorted(self.resident(server)), sorted(("lora-all", name)))
+
+    def test_a_pin_that_cannot_be_is_refused_in_one_line(self):
+        for pins, said in ((["other"], "--lora-pin 'other': expected a name of --lora-modules"),
+                           (["lora-all", "lora-o"], "--lora-pin must leave one of --max-loras slots for others")):
+            done = subprocess.run([mica.build_dir() / "mica", "serve", GRANITE, "--max-loras", "2", "--lora-modules",
+                                   *(f"{n}={p}" for n, p in self.named.items()), "--lora-pin", *pins],
+                                  capture_output=True, text=True, check=False)
+            self.assertEqual((done.returncode, done.stderr), (1, f"mica serve: {said}\n"))
 
 
 class Drain(unittest.TestCase):

@@ -290,6 +290,13 @@ rc_code mica_adapter_unload(mica *m, const char *name, rc_msg *err)
     return rc_fail(RC_UNIMPLEMENTED, err, "'%s': the script has no unloading", name);
 }
 
+rc_code mica_adapter_pin(mica *m, const char *name, rc_msg *err)
+{
+    bool is_known;
+    (void)find_model(m, name, &is_known);
+    return is_known ? RC_OK : rc_fail(RC_NOT_FOUND, err, "adapter '%s' is not loaded", name);
+}
+
 rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_msg *err)
 {
     *count = m->names_count;
