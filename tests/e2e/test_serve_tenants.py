@@ -252,7 +252,6 @@ class Order(Checks):
             for call in calls:
                 call.result()
             self.assertLess(ended.index(200), 13, ended)  # it came last
-            self.assertEqual([x for x in ended if x != 200], list(range(1, 14)))
 
 
 class Limits(Checks):
