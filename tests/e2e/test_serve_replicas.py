@@ -77,6 +77,11 @@ class Replicas(unittest.TestCase):
         for s in self.servers.values():
             s.__exit__()
 
+    def kill(self, server):
+        """It is gone when this returns, so that nobody takes it for one that is to be stopped."""
+        server.process.kill()
+        server.process.wait(60)
+
     def replica_of(self, session):
         """By the name under which each serves its model."""
         stub = serve.control_grpc.ControlStub(self.channel)
@@ -111,8 +116,7 @@ class Replicas(unittest.TestCase):
         dead = before["session 0"]
         victim = self.servers[dead]
         ports = port_of(victim.address), port_of(victim.http)
-        victim.process.send_signal(signal.SIGKILL)
-        victim.process.wait()
+        self.kill(victim)
         after = self.where()  # at once: no call fails, those to the dead one are sent to another
         for session, replica in before.items():
             if replica == dead:
@@ -154,7 +158,7 @@ class Replicas(unittest.TestCase):
         self.servers[name].process.send_signal(signal.SIGSTOP)  # it takes calls, and says nothing
         calls = [self.stub.Generate.future(request(20), metadata=metadata, timeout=60) for _ in range(4)]
         time.sleep(0.2)  # they are there; too soon for two checks to have failed
-        self.servers[name].process.send_signal(signal.SIGKILL)
+        self.kill(self.servers[name])
         for c in calls:
             self.assertEqual(list(c.result().outputs.token_ids), sum(want, []))
 
@@ -168,7 +172,7 @@ class Replicas(unittest.TestCase):
         call = self.stub.GenerateStream(request(450), metadata=metadata)
         next(call)
         alone.process.send_signal(signal.SIGSTOP)  # so that the stream cannot be over before it dies
-        alone.process.send_signal(signal.SIGKILL)
+        self.kill(alone)
         try:
             messages = list(call)
             self.assertTrue(messages, "what was sent before arrives")
