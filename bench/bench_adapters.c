@@ -84,18 +84,6 @@ static double time_layers(bench *b, uint32_t rows, const adapter_plan *adapters)
     return bench_seconds() - start;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *v, uint32_t count)
-{
-    qsort(v, count, sizeof *v, compare);
-    return v[count / 2];
-}
-
 /* `rows` rows with `slots` adapters, dealt in runs. */
 static void run_case(bench *b, uint32_t rows, uint32_t slots)
 {
@@ -110,8 +98,8 @@ static void run_case(bench *b, uint32_t rows, uint32_t slots)
         base[i] = time_layers(b, rows, NULL);
         added[i] = time_layers(b, rows, &plan) - base[i];
     }
-    double before = median(base, ROUNDS), more = median(added, ROUNDS);
-    double floor = slots * b->adapter_bytes / median(bandwidth, ROUNDS);
+    double before = bench_median(base, ROUNDS), more = bench_median(added, ROUNDS);
+    double floor = slots * b->adapter_bytes / bench_median(bandwidth, ROUNDS);
     printf("%5u %5u %10.3f %10.3f %10.3f %8.2f %8.1f\n", rows, slots, before * 1e3, more * 1e3, floor * 1e3,
            more / floor, 100 * before / (before + more));
     fflush(stdout);

@@ -65,18 +65,6 @@ static double layer_seconds(rt_pool *pool, job *j)
     return (bench_seconds() - start) / LAYERS;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double of[REPEATS])
-{
-    qsort(of, REPEATS, sizeof *of, ascending);
-    return of[REPEATS / 2];
-}
-
 /* Times the case and its limits in turn. */
 static void measure(rt_pool *pool, job *j, const char *name, double bytes, double operations,
                     const void *probe)
@@ -90,10 +78,10 @@ static void measure(rt_pool *pool, job *j, const char *name, double bytes, doubl
         double by_bytes = bytes / read[r] / 1e9, by_flops = operations / flops[r] / 1e9;
         share[r] = (by_bytes > by_flops ? by_bytes : by_flops) / took[r];
     }
-    double seconds = median(took);
+    double seconds = bench_median(took, REPEATS);
     printf("%-18s %9.1f us  %5.1f of %5.1f GB/s  %6.1f of %6.1f GFLOP/s  %3.0f %% of the limit\n", name,
-           seconds * 1e6, bytes / seconds / 1e9, median(read), operations / seconds / 1e9, median(flops),
-           median(share) * 100);
+           seconds * 1e6, bytes / seconds / 1e9, bench_median(read, REPEATS), operations / seconds / 1e9,
+           bench_median(flops, REPEATS), bench_median(share, REPEATS) * 100);
 }
 
 static void run_case(rt_pool *pool, job *j, const bench_case *c, const void *probe)

@@ -1,9 +1,10 @@
 /* bench_device DEVICE WHAT [NUMBER]...: one op of a device, cpu or cuda, as one line of JSON.
  *
- *     name                                     what the device is, and how many there are
- *     attention HEADS KV_HEADS DIM ROWS TOKENS  decode of ROWS sequences of TOKENS tokens, bf16 K/V: seconds
- * of one layer, and the bytes of K/V that it reads reduce RANKS ROWS WIDTH                  the sum over
- * ranks of ROWS rows of WIDTH floats: its seconds
+ *     name                      what the device is, and how many there are
+ *     attention HEADS KV_HEADS DIM ROWS TOKENS
+ *                               decode of ROWS sequences of TOKENS tokens, bf16 K/V: seconds of one layer,
+ *                               and the bytes of K/V that it reads
+ *     reduce RANKS ROWS WIDTH   the sum over ranks of ROWS rows of WIDTH floats: its seconds
  *
  * Calls go one after the other and are waited for once, so that what is measured is the device's time, or the
  * host's where launching takes longer. Medians. The exit status is 2 where the device can't be used. */
@@ -37,18 +38,6 @@ static const rt_backend *backend_named(const char *name, uint32_t *devices)
     check(rt_plugin_open(NULL, "libmica_cuda.so", &plugin, &msg), &msg);
     check(plugin->probe(devices, &msg), &msg);
     return plugin->backend;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double of[REPEATS])
-{
-    qsort(of, REPEATS, sizeof *of, ascending);
-    return of[REPEATS / 2];
 }
 
 static rt_device_options smallest(void)
@@ -147,7 +136,7 @@ static void attend(const rt_backend *b, const uint32_t n[5])
     if (b->step_begin) b->step_begin(d, &step);
     layer_seconds(b, d, &a);
     for (int i = 0; i < REPEATS; i++) took[i] = layer_seconds(b, d, &a);
-    printf("{\"seconds\": %.9f, \"bytes\": %.0f}\n", median(took),
+    printf("{\"seconds\": %.9f, \"bytes\": %.0f}\n", bench_median(took, REPEATS),
            (double)rows * tokens * n[1] * dim * 2 * sizeof(uint16_t));
     b->buffer_destroy(d, q, (size_t)rows * heads * dim);
     b->buffer_destroy(d, out, (size_t)rows * heads * dim);
@@ -231,7 +220,8 @@ static void reduce(const rt_backend *b, uint32_t devices, const uint32_t n[3])
         if (i < 0) r.calls = calls_for(r.seconds);
         else took[i] = r.seconds;
     }
-    printf("{\"seconds\": %.9f, \"bytes\": %zu}\n", median(took), (size_t)r.rows * r.width * sizeof(float));
+    printf("{\"seconds\": %.9f, \"bytes\": %zu}\n", bench_median(took, REPEATS),
+           (size_t)r.rows * r.width * sizeof(float));
     for (uint32_t i = 0; i < count; i++) {
         b->buffer_destroy(r.devices[i], r.x[i], (size_t)r.rows * r.width);
         b->close(r.devices[i]);

@@ -3,7 +3,6 @@
  *
  * Tokens count up; log probabilities are those of zeros. */
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
 #include "runtime/backend/plugin.h"
@@ -11,7 +10,6 @@
 enum { STEP_NS = 10000000, SECOND_NS = 1000000000, MEMORY = 1 << 30 };
 
 struct rt_device {
-    rt_device_options o;
     const rt_pick *picks;
     uint32_t picks_count, vocab;
     struct timespec next; /* when the step ends */
@@ -25,7 +23,6 @@ static rc_code open_device(const rt_device_options *o, rt_device **out, rc_msg *
     if (d) d->picked = calloc(o->rows_max, sizeof *d->picked);
     if (d) d->zeros = calloc(o->host_floats + 1, sizeof *d->zeros);
     if (!d || !d->picked || !d->zeros) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a device");
-    d->o = *o;
     clock_gettime(CLOCK_MONOTONIC, &d->next);
     *out = d;
     return RC_OK;

@@ -9,6 +9,7 @@
 #include "runtime/backend/pool.h"
 
 double bench_seconds(void);
+double bench_median(double *values, size_t count); /* sorts them; of an even number the greater one */
 
 /* GFLOP/s of float32 multiply-adds in registers (two operations each); 0: not known for this CPU. */
 double bench_fma_gflops(rt_pool *pool);
