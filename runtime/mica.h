@@ -44,6 +44,8 @@ typedef struct mica_adapter_ref {
     const char *name, *path;
 } mica_adapter_ref;
 
+enum { MICA_MAX_LORAS_DEFAULT = 8 };
+
 /* vLLM's flags of the same names; 0 or NULL takes the default. */
 typedef struct mica_options {
     size_t size; /* of this struct, set by MICA_OPTIONS_INIT: newer fields read as defaults */

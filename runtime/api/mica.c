@@ -217,14 +217,19 @@ static rc_code tokenize_prompt(mica *m, const mica_request *q, int32_t **ids, si
     return code == RC_OK ? code : rc_about(code, err, "prompt");
 }
 
+/* Keeps the prompt's last tokens, as many as are asked for. */
+static void cut_prompt(const mica_request *q, const int32_t **ids, size_t *count)
+{
+    size_t kept = q->truncate_prompt_tokens;
+    if (!kept || *count <= kept) return;
+    *ids += *count - kept;
+    *count = kept;
+}
+
 static rc_code create_request(mica *m, const mica_request *q, const int32_t *ids, size_t count,
                               rt_request **out, rc_msg *err)
 {
-    size_t kept = q->truncate_prompt_tokens;
-    if (kept && count > kept) {
-        ids += count - kept;
-        count = kept;
-    }
+    cut_prompt(q, &ids, &count);
     return rt_request_create(q, ids, count, &m->limits, out, err);
 }
 
@@ -321,13 +326,9 @@ static bool whose_kv(mica *m, const mica_request *q, const int32_t *ids, uint32_
 
 static uint32_t cached_of(mica *m, const mica_request *q, const int32_t *ids, size_t count)
 {
-    size_t kept = q->truncate_prompt_tokens;
     uint64_t adapter;
     uint32_t adapted_from;
-    if (kept && count > kept) {
-        ids += count - kept;
-        count = kept;
-    }
+    cut_prompt(q, &ids, &count);
     if (count > m->limits.max_model_len || !whose_kv(m, q, ids, (uint32_t)count, &adapter, &adapted_from))
         return 0;
     pthread_mutex_lock(&m->engine_lock);

@@ -48,7 +48,7 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
     p->engine.running_max = o->max_num_seqs ? o->max_num_seqs : 256;
     p->engine.rows_max = o->max_num_batched_tokens ? o->max_num_batched_tokens : 512;
     p->engine.seqs_max = p->engine.running_max + QUEUE_MAX;
-    p->engine.slots_max = o->max_loras ? o->max_loras : 8;
+    p->engine.slots_max = o->max_loras ? o->max_loras : MICA_MAX_LORAS_DEFAULT;
     p->engine.contents_max = MICA__ADAPTERS_MAX;
     p->engine.block_tokens = block;
     p->engine.enable_prefix_cache = !o->disable_prefix_caching;

@@ -80,7 +80,6 @@ static rc_code finish_kv_events(serve_flags *f, rc_msg *msg)
 static rc_code check_pins(const serve_flags *f, rc_msg *msg)
 {
     const mica_options *o = &f->engine.options;
-    enum { MAX_LORAS = 8 };
     for (size_t i = 0; i < f->pinned.count; i++) {
         const char *name = f->pinned.items[i];
         bool is_known = false;
@@ -91,7 +90,7 @@ static rc_code check_pins(const serve_flags *f, rc_msg *msg)
                                 "--lora-pin '%.200s': expected a name of --lora-modules", name),
                         msg, "lora-pin");
     }
-    if (f->pinned.count < (o->max_loras ? o->max_loras : MAX_LORAS)) return RC_OK;
+    if (f->pinned.count < (o->max_loras ? o->max_loras : MICA_MAX_LORAS_DEFAULT)) return RC_OK;
     return refuse("lora-pin", "must leave one of --max-loras slots for others", msg);
 }
 
