@@ -1,4 +1,5 @@
 """Starts `mica serve` and gives stock grpcio stubs for it, which protoc makes from proto/ on first use."""
+import hashlib
 import os
 import pathlib
 import re
@@ -94,6 +95,19 @@ class Server:
         if self.process.poll() is None:
             status = self.stop()
             assert status == 0, f"exit status {status}\n{self.said()}"
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def bearer(key):
+    return (("authorization", f"Bearer {key}"),)
+
+
+def tenant(name, **more):
+    """An entry of a tenants file; its key is NAME-key."""
+    return {"name": name, "key_sha256": sha256(f"{name}-key"), **more}
 
 
 def request_of(body, request_id=""):

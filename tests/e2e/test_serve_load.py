@@ -3,7 +3,6 @@
 MICA_LOAD_REQUESTS is how many, MICA_LOAD_SEED which.
 """
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -35,15 +34,13 @@ Code = grpc.StatusCode
 
 
 def key(name):
-    return (("authorization", f"Bearer {name}-key"),)
+    return serve.bearer(f"{name}-key")
 
 
 def tenants_file():
     f = tempfile.NamedTemporaryFile("w", suffix=".json")
-    sha = lambda text: hashlib.sha256(text.encode()).hexdigest()  # noqa: E731
-    json.dump({"admin_key_sha256": sha("root-key"),
-               "tenants": [{"name": n, "key_sha256": sha(f"{n}-key"), "adapters": ["*"], "max_concurrency": 24,
-                            "max_queue": 16} for n in TENANTS]}, f)
+    json.dump({"admin_key_sha256": serve.sha256("root-key"),
+               "tenants": [serve.tenant(n, adapters=["*"], max_concurrency=24, max_queue=16) for n in TENANTS]}, f)
     f.flush()
     return f
 

@@ -1,5 +1,4 @@
 """`mica serve --tenants`: keys, what a tenant sees, its limits, its K/V, and the file read again."""
-import hashlib
 import json
 import pathlib
 import random
@@ -12,25 +11,13 @@ import unittest
 
 import mica
 import serve
-from serve import control, grpc, health, inference
+from serve import bearer, control, grpc, health, inference, sha256, tenant
 
 Code = grpc.StatusCode
 GRANITE = mica.GOLDEN / "granite"
 ADAPTERS = {name: GRANITE / "adapters" / name for name in ("lora-all", "lora-o", "lora-qkv")}
 LENGTH = 400
 FLAGS = ("--max-model-len", "512", "--kv-cache-memory-bytes", "64M")
-
-
-def sha256(text):
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def bearer(key):
-    return (("authorization", f"Bearer {key}"),)
-
-
-def tenant(name, **more):
-    return {"name": name, "key_sha256": sha256(f"{name}-key"), **more}
 
 
 def request(tokens=4, first=10, **more):
