@@ -176,7 +176,7 @@ static void a_reader_beside_the_writer_sees_whole_batches_in_order(void **state)
     uint64_t batches = 0, next = 0, looks = 0;
     uint32_t k = 0;
     assert_int_equal(pthread_create(&writer, NULL, write_all, &w), 0);
-    while (next < ROUNDS) {
+    while (next < ROUNDS || k > 0) {
         mica_kv_change c;
         struct pollfd fd = {.fd = mica__kv_queue_fd(q), .events = POLLIN};
         if (++looks % 1024 == 0) poll(NULL, 0, 1);
