@@ -2,27 +2,31 @@
  * the server and the engine, at 100 tokens/s for however many requests run (bench/streams).
  *
  * Tokens count up; log probabilities are those of zeros. */
+#include <math.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "runtime/backend/plugin.h"
 
 enum { STEP_NS = 10000000, SECOND_NS = 1000000000, MEMORY = 1 << 30 };
+enum { STEPS = RT_STEPS_AHEAD + 1, STRIDE = 1 + RT_TOPS_MAX };
 
 struct rt_device {
-    const rt_pick *picks;
-    uint32_t picks_count, vocab;
-    struct timespec next; /* when the step ends */
-    mica_top *picked;     /* [rows_max] */
+    const rt_pick *picks; /* of the step that is being told */
+    uint32_t picks_count, vocab, rows_max;
+    uint32_t ended, asked; /* steps */
+    struct timespec next;  /* when the oldest of them ends */
+    mica_top *picked;      /* [STEPS][rows_max][STRIDE] */
     float *zeros;         /* [host_floats] */
 };
 
 static rc_code open_device(const rt_device_options *o, rt_device **out, rc_msg *msg)
 {
     rt_device *d = calloc(1, sizeof *d);
-    if (d) d->picked = calloc(o->rows_max, sizeof *d->picked);
+    if (d) d->picked = calloc(o->rows_max, STEPS * STRIDE * sizeof *d->picked);
     if (d) d->zeros = calloc(o->host_floats + 1, sizeof *d->zeros);
     if (!d || !d->picked || !d->zeros) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a device");
+    d->rows_max = o->rows_max;
     clock_gettime(CLOCK_MONOTONIC, &d->next);
     *out = d;
     return RC_OK;
@@ -44,7 +48,7 @@ static const char *describe(const rt_device *d)
 
 static size_t device_bytes(const rt_device_options *o)
 {
-    return o->rows_max * sizeof(mica_top) + o->host_floats * sizeof(float);
+    return o->rows_max * STEPS * STRIDE * sizeof(mica_top) + o->host_floats * sizeof(float);
 }
 
 /* ---- memory that nobody reads ---- */
@@ -111,7 +115,7 @@ static void kv_copy_rows(rt_device *d, uint32_t from_block, uint32_t to_block, u
 static uint32_t step_begin(rt_device *d, const rt_step_plan *p)
 {
     d->picks = p->picks;
-    d->picks_count = p->picks ? p->kept_count : 0;
+    d->picks_count = p->is_picked ? p->kept_count : 0;
     return p->rows;
 }
 static void embed(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
@@ -174,6 +178,21 @@ static void pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t fir
     (void)logits, (void)first, (void)rows;
     d->vocab = vocab;
 }
+static mica_top *picked_in(const rt_device *d, uint32_t step)
+{
+    return d->picked + (size_t)(step % STEPS) * d->rows_max * STRIDE;
+}
+static void step_end(rt_device *d)
+{
+    mica_top *picked = picked_in(d, d->ended++);
+    float logprob = -logf((float)d->vocab);
+    for (uint32_t i = 0; i < d->picks_count; i++, picked += STRIDE) {
+        const rt_pick *p = &d->picks[i];
+        int32_t token = p->sampling ? (int32_t)(p->history.generated_count % d->vocab) : p->token;
+        picked[0] = (mica_top){token, logprob, 1};
+        for (int32_t n = 0; n < p->tops; n++) picked[1 + n] = (mica_top){n, logprob, 1};
+    }
+}
 
 /* One that comes late does not shorten the next step. */
 static void wait_for_end(rt_device *d)
@@ -194,13 +213,8 @@ static void wait_for_end(rt_device *d)
 static const mica_top *picked(rt_device *d, uint32_t *stride)
 {
     wait_for_end(d);
-    for (uint32_t i = 0; i < d->picks_count; i++) {
-        const rt_pick *p = &d->picks[i];
-        bool is_hosts = p->tops >= 0 || !p->sampling;
-        d->picked[i].token = is_hosts ? -1 : (int32_t)(p->history.generated_count % d->vocab);
-    }
-    *stride = 1;
-    return d->picked;
+    *stride = STRIDE;
+    return picked_in(d, d->asked++);
 }
 
 static rc_code status(rt_device *d, rc_msg *msg)
@@ -231,8 +245,8 @@ static const rt_backend idle = {.abi = RT_BACKEND_ABI, .name = "device", .open =
                                 .attention = attention, .swiglu = swiglu, .add_scaled = add_scaled,
                                 .keep_rows = keep_rows, .divide = divide, .all_reduce = over_ranks,
                                 .gather_columns = over_ranks, .host_rows = host_rows, .pick = pick,
-                                .picked = picked, .status = status, .parallel = parallel,
-                                .threads = threads};
+                                .step_end = step_end, .picked = picked, .status = status,
+                                .parallel = parallel, .threads = threads};
 
 /* ---- the plugin ---- */
 

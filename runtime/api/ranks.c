@@ -32,7 +32,7 @@ static rc_code open_rank(mica__ranks *r, const rt_model_options *model, mica__ra
     *x = (rt_exec_model){.backend = r->backend, .info = plan->info, .group = plan->device.group};
     RC_TRY(r->backend->open(&plan->device, &x->device, msg));
     RC_TRY(rt_model_open(&own, &plan->info, &plan->limits, r->backend, x->device, &x->model, msg));
-    rt_exec_model_init(&r->execs[i], x, plan->limits.logits_max);
+    rt_exec_model_init(&r->execs[i], x, plan->limits.logits_max, plan->device.lists_max);
     return RC_OK;
 }
 

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 7 };
+enum { RT_BACKEND_ABI = 8 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -52,15 +52,17 @@ typedef struct rt_device_options {
     uint32_t table_words_max; /* block ids that the sequences of a step have in all */
     size_t host_floats;       /* most that host_rows is asked for, and logits that pick is given at once */
     uint32_t draws_max;       /* rows of a step for which a token is drawn */
-    uint32_t lists_max;   /* words of the lists that such a row may bring to `pick`, else it is the host's */
+    uint32_t lists_max;   /* words of the lists that such a row may bring to `pick` (rt_pick_list_words) */
     bool eager;           /* no graphs of launches */
     bool batch_invariant; /* a row's bits must not depend on the batch, at some cost; the CPU's never do */
 } rt_device_options;
 
+enum { RT_STEPS_AHEAD = 1 }; /* that may begin before it is asked what was picked in the last */
+
 /* A step, told before its ops are called, which then name the plans by these pointers. */
 typedef struct rt_step_plan {
     uint32_t rows;
-    const int32_t *tokens;     /* [rows] */
+    const int32_t *tokens;     /* [rows], or what is to come of the step before */
     const uint32_t *positions; /* [rows] */
     const kv_plan *kv;
     const adapter_plan *adapters;
@@ -70,7 +72,8 @@ typedef struct rt_step_plan {
     uint32_t kept_count;
     const kv_plan *kept_kv;
     const adapter_plan *kept_adapters;
-    const rt_pick *picks; /* [kept_count] of the kept rows' logits, or NULL: they will be asked for */
+    bool is_picked; /* `pick` and `step_end` will be called; else the kept rows' logits will be asked for */
+    const rt_pick *picks; /* [kept_count] of the kept rows' logits; rank 0's alone are read */
 } rt_step_plan;
 
 /* A product y = x W^T (+ bias), and the adapters' deltas on top. */
@@ -147,8 +150,8 @@ typedef struct rt_backend {
 
     /* The step's ops. */
     /* First of a step: a device with memory of its own sends all plans there at once. Gives the number of
-     * rows that the ops are to be called for, p->rows or, where all rows are kept and there are picks, some
-     * more, which are nobody's. NULL: nothing to do, and p->rows. */
+     * rows that the ops are to be called for, p->rows or, where all rows are kept and picked from, some more,
+     * which are nobody's. NULL: nothing to do, and p->rows. */
     uint32_t (*step_begin)(rt_device *d, const rt_step_plan *p);
     /* table holds the rows of tokens first, first + 1, ...; any other token's row of h becomes zero. */
     void (*embed)(rt_device *d, const rt_matrix *table, uint32_t first, const int32_t *tokens, uint32_t rows,
@@ -179,11 +182,15 @@ typedef struct rt_backend {
     /* Host view of `rows` rows of a device buffer, valid until the next op that writes them. */
     const float *(*host_rows)(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
 
-    /* Sampling on the device; both NULL: the host does it, from host_rows. pick: of logits [rows][vocab],
-     * which are those of the step's picks [first, first + rows). picked: waits for the device and gives the
-     * host all of the step's picks, *stride apart, until the next step: the token, with -1 where it is for
-     * the host to do, and the best behind it. Of a group rank 0 picks; for others picked only waits. */
+    /* Sampling on the device; all NULL: the host does it, from host_rows. pick: of logits [rows][vocab],
+     * which are those of the step's picks [first, first + rows). step_end: last of a step that is picked;
+     * what was is on its way to the host then, and its tokens to all ranks, whose next step may read them.
+     * picked: waits for the oldest such step that was not asked for yet, at most RT_STEPS_AHEAD before the
+     * last, and gives the host all of its picks, *stride apart, until the next step_begin: the token and the
+     * best behind it. A token of -1 is for the host to do: its lists are longer than lists_max. Of a group
+     * rank 0 picks; for others picked only waits. */
     void (*pick)(rt_device *d, const float *logits, uint32_t vocab, uint32_t first, uint32_t rows);
+    void (*step_end)(rt_device *d);
     const mica_top *(*picked)(rt_device *d, uint32_t *stride);
 
     /* RC_OK, or why no result since the last RC_OK can be believed: the device failed, or another rank of

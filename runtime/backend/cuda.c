@@ -119,7 +119,7 @@ static rc_code memory(uint32_t ordinal, uint64_t *free_bytes, uint64_t *total_by
 /* ---- open and close ---- */
 
 typedef struct cuda_sizes {
-    size_t kv, scratch, attention, lora, words, table, tile, sums, weights, picked;
+    size_t kv, scratch, attention, lora, words, table, tile, sums, weights, picked, drawn;
 } cuda_sizes;
 
 static kv_cuda_limits limits_of(const rt_device_options *o)
@@ -145,7 +145,8 @@ static cuda_sizes sizes_of(const rt_device_options *o)
                         .tile = o->batch_invariant ? RT_CUDA_TILE * tile_row : 0,
                         .sums = rt_cuda__sums_bytes(o),
                         .weights = rt_cuda__picks(o) ? 2 * o->host_floats * sizeof(float) : 0,
-                        .picked = rt_cuda__picked_bytes(o)};
+                        .picked = rt_cuda__picked_bytes(o),
+                        .drawn = o->rows_max * sizeof(int32_t)};
 }
 
 static size_t cuda_bytes(const rt_device_options *o)
@@ -154,7 +155,7 @@ static size_t cuda_bytes(const rt_device_options *o)
     /* y of a tile, whose widest is the logits' */
     size_t tile_y = o->batch_invariant ? o->host_floats * sizeof(float) : 0;
     return s.kv + s.scratch + s.attention + s.lora + s.words + s.table + s.tile + tile_y + s.sums +
-           s.weights + s.picked + RT_CUDA_WORKSPACE;
+           s.weights + s.picked + 2 * s.drawn + RT_CUDA_WORKSPACE;
 }
 
 static rc_code take_device_memory(rt_device *d, rc_msg *msg)
@@ -169,6 +170,8 @@ static rc_code take_device_memory(rt_device *d, rc_msg *msg)
     RC_TRY(rt_cuda__alloc(d, s.sums, (void **)&d->sums, "the ranks' logits", msg));
     RC_TRY(rt_cuda__alloc(d, s.weights, (void **)&d->weights, "sampling's weights", msg));
     RC_TRY(rt_cuda__alloc(d, s.picked, (void **)&d->picked, "tokens", msg));
+    RC_TRY(rt_cuda__alloc(d, s.drawn, (void **)&d->drawn, "tokens", msg));
+    RC_TRY(rt_cuda__alloc(d, s.drawn, (void **)&d->before, "tokens", msg));
     RC_TRY(rt_cuda__alloc(d, RT_CUDA_WORKSPACE, &d->workspace, "cuBLASLt's workspace", msg));
     return rt_cuda__alloc(d, s.kv, &d->kv, "K/V", msg);
 }
@@ -180,7 +183,10 @@ static rc_code take_host_memory(rt_device *d, rc_msg *msg)
     if (!d->slots) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u slots", d->options.slots_max);
     RC_TRY(rt_cuda__stages_create(d, msg));
     cudaError_t error = cudaMallocHost((void **)&d->host, (d->options.host_floats + 1) * sizeof *d->host);
-    if (!error && picked) error = cudaMallocHost((void **)&d->host_picked, picked);
+    for (uint32_t i = 0; !error && i < RT_CUDA_PICKED; i++) {
+        if (picked) error = cudaMallocHost((void **)&d->given[i].picked, picked);
+        if (!error) error = cudaEventCreateWithFlags(&d->given[i].there, cudaEventDisableTiming);
+    }
     for (uint32_t i = 0; !error && i < RT_CUDA_DESCRIPTORS; i++) {
         error = cudaMallocHost((void **)&d->descriptors[i], words);
         if (!error) error = cudaEventCreateWithFlags(&d->sent[i], cudaEventDisableTiming);
@@ -222,15 +228,18 @@ static void cuda_close(rt_device *d)
     if (d->uploads) cudaStreamSynchronize(d->uploads);
     void *on_device[] = {d->scratch, d->attention, d->lora, d->words,     d->table,
                          d->tile_x,  d->tile_y,    d->sums, d->workspace, d->kv,
-                         d->weights, d->picked};
+                         d->weights, d->picked,    d->drawn, d->before};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++) cudaFree(on_device[i]);
     for (uint32_t i = 0; i < RT_CUDA_DESCRIPTORS; i++) {
         cudaFreeHost(d->descriptors[i]);
         if (d->sent[i]) cudaEventDestroy(d->sent[i]);
     }
+    for (uint32_t i = 0; i < RT_CUDA_PICKED; i++) {
+        cudaFreeHost(d->given[i].picked);
+        if (d->given[i].there) cudaEventDestroy(d->given[i].there);
+    }
     if (d->done) cudaEventDestroy(d->done);
     cudaFreeHost(d->host);
-    cudaFreeHost(d->host_picked);
     rt_cuda__graphs_destroy(d);
     rt_cuda__stages_destroy(d);
     rt_cuda__shapes_destroy(d);
@@ -320,6 +329,7 @@ static const rt_backend backend = {
     .gather_columns = rt_cuda__gather_columns,
     .host_rows = rt_cuda__host_rows,
     .pick = rt_cuda__pick,
+    .step_end = rt_cuda__step_end,
     .picked = rt_cuda__picked,
     .status = rt_cuda__status,
     .parallel = cuda_parallel,

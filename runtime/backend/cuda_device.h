@@ -31,6 +31,7 @@ enum {
     RT_CUDA_STAGE_BYTES = 4 << 20,
     RT_CUDA_TILE = 64,       /* rows of every product, with batch_invariant */
     RT_CUDA_DESCRIPTORS = 2, /* the host fills one while the other is still being sent */
+    RT_CUDA_PICKED = RT_STEPS_AHEAD + 1,
     RT_CUDA_GRAPHS = 64
 };
 
@@ -48,7 +49,15 @@ typedef struct rt_cuda_step {
     rt_cuda_plans plans[2]; /* of all rows; of those that are kept, if they are not all */
     uint32_t tokens_at, positions_at, kept_at, kept_count;
     uint32_t picks_at, picks_count, picks_rows, picked_stride;
+    uint32_t drawn_rows; /* picks of all ranks' step, with those that are nobody's; 0: it is not picked */
 } rt_cuda_step;
+
+/* What was picked in a step that has been launched, on its way to the host. */
+typedef struct rt_cuda_picked {
+    mica_top *picked; /* [rows_max][1 + RT_TOPS_MAX], pinned */
+    uint32_t count, stride;
+    cudaEvent_t there;
+} rt_cuda_picked;
 
 /* What the launches of a step follow from, where all its rows' logits are wanted. */
 typedef struct rt_cuda_launches {
@@ -99,17 +108,19 @@ struct rt_device {
     adapter_cuda_linear *table; /* [slots_max][layers][linears] */
     void **slots;               /* [slots_max] an adapter's matrices, on the device */
     float *weights;             /* [host_floats][2] of what is drawn from; NULL: another rank picks */
-    mica_top *picked;           /* as host_picked */
+    mica_top *picked;           /* [rows_max][1 + RT_TOPS_MAX] */
+    int32_t *drawn, *before;    /* [rows_max] tokens of the step that is drawn, and of the one before */
     /* on the host, pinned */
     float *host;           /* [host_floats] */
-    mica_top *host_picked; /* [rows_max][1 + RT_TOPS_MAX] */
+    rt_cuda_picked given[RT_CUDA_PICKED];
+    uint32_t ended, asked; /* steps: by step_end, by `picked` */
     uint32_t *descriptors[RT_CUDA_DESCRIPTORS];
     cudaEvent_t sent[RT_CUDA_DESCRIPTORS], done;
     void *stages[RT_CUDA_STAGES];
     uint32_t free_stages; /* bits; under lock */
     uint32_t turn;        /* of the descriptors: steps so far */
     rt_cuda_step step;
-    rt_cuda_graph graphs[RT_CUDA_GRAPHS], *graph; /* the step's, from its beginning to `picked`; or NULL */
+    rt_cuda_graph graphs[RT_CUDA_GRAPHS], *graph; /* the step's, from its beginning to its end; or NULL */
     bool captures, replays;  /* ops are recorded in it; they are in it, and need not be launched */
     pthread_mutex_t capture; /* held while ops are recorded: nothing else may be put into the stream */
     /* What of the last op lies in scratch as bf16, for the product that reads it next; NULL: nothing. */
@@ -204,6 +215,7 @@ void rt_cuda__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, c
                         uint32_t count);
 void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
 void rt_cuda__pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t first, uint32_t rows);
+void rt_cuda__step_end(rt_device *d);
 const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride);
 const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows);
 
@@ -221,8 +233,10 @@ rc_code rt_cuda__join(rt_device *d, rc_msg *msg);
 void rt_cuda__leave(rt_device *d); /* gives the collectives up, so that nobody waits for this rank */
 void rt_cuda__all_reduce(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width);
 void rt_cuda__gather_columns(rt_device *d, float *y, size_t stride, uint32_t rows, uint32_t width);
+/* The first `count` of drawn: rank 0's to all. */
+void rt_cuda__spread_drawn(rt_device *d, uint32_t count);
 rc_code rt_cuda__status(rt_device *d, rc_msg *msg);
-/* Until the stream is done, or the device or its group has failed. */
-void rt_cuda__wait(rt_device *d);
+/* Until the stream has come to `event`, or the device or its group has failed. */
+void rt_cuda__wait(rt_device *d, cudaEvent_t event);
 
 #endif

@@ -95,6 +95,12 @@ void rt_cuda__gather_columns(rt_device *d, float *y, size_t stride, uint32_t row
     }
 }
 
+void rt_cuda__spread_drawn(rt_device *d, uint32_t count)
+{
+    if (!d->comm || !rt_cuda__launches(d) || !count) return;
+    check(d, ncclBroadcast(d->drawn, d->drawn, count, ncclInt32, 0, d->comm, d->stream), "tokens");
+}
+
 rc_code rt_cuda__status(rt_device *d, rc_msg *msg)
 {
     const rt_group *g = d->options.group;
@@ -115,12 +121,12 @@ static uint64_t milliseconds(void)
 }
 
 /* False: the group has failed. */
-static bool wait_in_group(rt_device *d)
+static bool wait_in_group(rt_device *d, cudaEvent_t event)
 {
     rt_group *g = d->options.group;
     uint64_t looked = milliseconds();
-    cudaError_t error = cudaEventRecord(d->done, d->stream);
-    for (; !error && (error = cudaEventQuery(d->done)) == cudaErrorNotReady; error = cudaSuccess) {
+    cudaError_t error;
+    while ((error = cudaEventQuery(event)) == cudaErrorNotReady) {
         uint64_t now = milliseconds();
         if (now != looked && g->ops->status(g, NULL) != RC_OK) return false;
         looked = now;
@@ -130,14 +136,14 @@ static bool wait_in_group(rt_device *d)
     return !d->has_failed && g->ops->status(g, NULL) == RC_OK;
 }
 
-void rt_cuda__wait(rt_device *d)
+void rt_cuda__wait(rt_device *d, cudaEvent_t event)
 {
     if (!d->comm) {
-        if (!d->has_failed) rt_cuda__check(d, cudaStreamSynchronize(d->stream), "step");
+        if (!d->has_failed) rt_cuda__check(d, cudaEventSynchronize(event), "step");
         return;
     }
     rc_msg why;
-    if (!d->has_failed && wait_in_group(d)) return;
+    if (!d->has_failed && wait_in_group(d, event)) return;
     if (d->options.group->ops->status(d->options.group, &why) != RC_OK) rt_cuda__lost(d, &why);
     rt_cuda__leave(d);
     (void)cudaStreamSynchronize(

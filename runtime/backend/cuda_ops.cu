@@ -86,9 +86,12 @@ __global__ void __launch_bounds__(THREADS) gather_rows(rt_cuda_rows r, const uin
 KREGISTER(gather_rows);
 
 __global__ void __launch_bounds__(THREADS)
-    embed_rows(rt_cuda_rows r, rt_cuda_table t, const int32_t *tokens, uint32_t first, float scale)
+    embed_rows(rt_cuda_rows r, rt_cuda_table t, const int32_t *tokens, const int32_t *before, uint32_t first,
+               float scale)
 {
-    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x, at = (uint32_t)tokens[row] - first;
+    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
+    int32_t token = tokens[row] < 0 ? before[~tokens[row]] : tokens[row];
+    uint32_t at = (uint32_t)token - first;
     if (i >= r.width) return;
     float value = 0;
     if (at < t.n && t.is_bf16)
@@ -150,9 +153,9 @@ cudaError_t rt_cuda_gather(const rt_cuda_rows *r, const uint32_t *index, cudaStr
 }
 
 cudaError_t rt_cuda_embed(const rt_cuda_rows *r, const rt_cuda_table *table, const int32_t *tokens,
-                          uint32_t first, float scale, cudaStream_t stream)
+                          const int32_t *before, uint32_t first, float scale, cudaStream_t stream)
 {
-    return kl(embed_rows, elements(r), dim3(THREADS), 0, stream, *r, *table, tokens, first, scale);
+    return kl(embed_rows, elements(r), dim3(THREADS), 0, stream, *r, *table, tokens, before, first, scale);
 }
 
 cudaError_t rt_cuda_rotate(const rt_cuda_rope *r, cudaStream_t stream)

@@ -41,9 +41,10 @@ typedef struct rt_cuda_table {
     size_t stride;
     uint32_t n, is_bf16;
 } rt_cuda_table;
-/* y = scale * row (tokens[t] - first) of the table, zero where it has none */
+/* y = scale * row (tokens[t] - first) of the table, zero where it has none. A token below 0 is still to come:
+ * before[~token]. */
 cudaError_t rt_cuda_embed(const rt_cuda_rows *r, const rt_cuda_table *table, const int32_t *tokens,
-                          uint32_t first, float scale, cudaStream_t stream);
+                          const int32_t *before, uint32_t first, float scale, cudaStream_t stream);
 
 typedef struct rt_cuda_rope {
     float *q, *k;

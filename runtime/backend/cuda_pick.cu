@@ -30,6 +30,7 @@ struct pick_shared {
 struct pick_row {
     const rt_cuda_pick *pick;
     const uint32_t *lists;
+    const int32_t *before;
     const float *logits; /* as they came */
     float *x, *weights;  /* adjusted; then less the highest, over the temperature. weights: 0 is ruled out */
     uint32_t vocab;
@@ -130,11 +131,12 @@ __device__ void penalize(const pick_row &r)
     each_id(r.vocab, [&](uint32_t i) { seen[i] = 0; });
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
-        if (history[i] >= r.vocab) continue;
+        uint32_t id = (int32_t)history[i] < 0 ? (uint32_t)r.before[~history[i]] : history[i];
+        if (id >= r.vocab) continue;
         if (i < prompt)
-            atomicOr(&seen[history[i]], 1u << 31);
+            atomicOr(&seen[id], 1u << 31);
         else
-            atomicAdd(&seen[history[i]], 1u);
+            atomicAdd(&seen[id], 1u);
     }
     __syncthreads();
     each_id(r.vocab, [&](uint32_t i) {
@@ -309,11 +311,12 @@ __global__ void __launch_bounds__(THREADS) pick_rows(rt_cuda_pick_run run)
     const rt_cuda_pick *pick = (const rt_cuda_pick *)(run.words + run.at) + run.first + row;
     if (pick->kind == RT_CUDA_PICK_NONE) return;
     float *x = run.scratch + 2 * (size_t)row * run.vocab;
-    pick_row r = {
-        pick, run.words + pick->lists_at, run.logits + row * run.logits_stride, x, x + run.vocab, run.vocab};
+    pick_row r = {pick,      run.words + pick->lists_at, run.before, run.logits + row * run.logits_stride, x,
+                  x + run.vocab, run.vocab};
     mica_top *out = run.picked + pick->picked_at;
     int32_t token = pick->kind == RT_CUDA_PICK_HOST ? -1 : pick->token;
     if (pick->kind == RT_CUDA_PICK_DRAW) token = draw(r, s);
+    if (threadIdx.x == 0) run.drawn[run.first + row] = token;
     if (token >= 0 && pick->tops >= 0)
         tell(r, token, out, s);
     else if (threadIdx.x == 0)

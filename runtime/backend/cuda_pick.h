@@ -60,8 +60,10 @@ typedef struct rt_cuda_pick_run {
     const float *logits;  /* [rows][logits_stride] */
     size_t logits_stride;
     uint32_t vocab;
-    float *scratch;   /* [rows][2][vocab] */
-    mica_top *picked; /* of each pick the token, -1 where it is the host's, then the best */
+    float *scratch;        /* [rows][2][vocab] */
+    mica_top *picked;      /* of each pick the token, -1 where it is the host's, then the best */
+    const int32_t *before; /* the tokens of the step before, by pick */
+    int32_t *drawn;        /* the same of this one */
 } rt_cuda_pick_run;
 
 cudaError_t rt_cuda_pick_rows(const rt_cuda_pick_run *r, cudaStream_t stream);

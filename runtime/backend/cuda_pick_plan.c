@@ -43,7 +43,7 @@ uint32_t rt_cuda_pick_pack(const rt_pick *picks, uint32_t count, uint32_t rows, 
     uint32_t *lists = words + lists_at;
     for (uint32_t i = 0; i < rows; i++) {
         rt_cuda_pick h = i < count ? header_of(&picks[i]) : (rt_cuda_pick){.kind = RT_CUDA_PICK_NONE};
-        uint64_t needs = 2ull * h.biases + h.prompt + h.generated + h.banned;
+        uint64_t needs = i < count ? rt_pick_list_words(&picks[i]) : 0;
         if (needs > lists_max) {
             h = (rt_cuda_pick){.kind = RT_CUDA_PICK_HOST};
         } else if (needs) {

@@ -68,7 +68,7 @@ static uint32_t pack_step(rt_device *d, const rt_step_plan *p, uint32_t *words)
 {
     rt_cuda_step *s = &d->step;
     uint32_t at = 0, kept = p->kept_count == p->rows ? s->rows : p->kept_count;
-    bool is_one = p->kept_kv == p->kv, picks = p->picks && rt_cuda__picks(&d->options);
+    bool is_one = p->kept_kv == p->kv, picks = p->is_picked && rt_cuda__picks(&d->options);
     s->tokens_at = put_padded(words, &at, p->tokens, p->rows, s->rows);
     s->positions_at = put_padded(words, &at, p->positions, p->rows, s->rows);
     s->kept_at = put(words, &at, p->kept, p->kept_count);
@@ -79,6 +79,7 @@ static uint32_t pack_step(rt_device *d, const rt_step_plan *p, uint32_t *words)
     s->picks_count = picks ? p->kept_count : 0;
     s->picked_stride = stride_of(p->picks, s->picks_count);
     s->picks_rows = picks ? kept : 0;
+    s->drawn_rows = p->is_picked ? kept : 0;
     at += s->picks_rows * RT_CUDA_PICK_WORDS;
     pack_adapters(p->adapters, s->rows, words, &at, &s->plans[0]);
     pack_kv(d, p->kv, s->rows, words, &at, &s->plans[0]);
@@ -88,6 +89,15 @@ static uint32_t pack_step(rt_device *d, const rt_step_plan *p, uint32_t *words)
     }
     return rt_cuda_pick_pack(p->picks, s->picks_count, s->picks_rows, d->options.lists_max, s->picked_stride,
                              words, s->picks_at, at);
+}
+
+/* What the step reads of the one before stays while it draws. */
+static void keep_drawn(rt_device *d)
+{
+    size_t bytes = d->options.rows_max * sizeof *d->drawn;
+    if (!rt_cuda__launches(d)) return;
+    rt_cuda__check(d, cudaMemcpyAsync(d->before, d->drawn, bytes, cudaMemcpyDeviceToDevice, d->stream),
+                   "tokens");
 }
 
 uint32_t rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
@@ -104,6 +114,7 @@ uint32_t rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
     rt_cuda__check(d, cudaMemcpyAsync(d->words, words, bytes, cudaMemcpyHostToDevice, d->stream), "step");
     rt_cuda__check(d, cudaEventRecord(d->sent[turn], d->stream), "step");
     if (has_graph && !d->has_failed) rt_cuda__graph_begin(d);
+    keep_drawn(d);
     return d->step.rows;
 }
 
@@ -130,7 +141,7 @@ void rt_cuda__embed(rt_device *d, const rt_matrix *table, uint32_t first, const 
     rt_cuda_table t = {table->data, table->stride, table->n, table->stored == RC_BF16};
     const int32_t *own = (const int32_t *)(d->words + d->step.tokens_at);
     if (rt_cuda__launches(d))
-        rt_cuda__check(d, rt_cuda_embed(&r, &t, own, first, scale, d->stream), "embedding");
+        rt_cuda__check(d, rt_cuda_embed(&r, &t, own, d->before, first, scale, d->stream), "embedding");
 }
 
 /* Rows whose y the next product reads: their bf16 is written with them, whatever the weights are. */
@@ -225,27 +236,45 @@ void rt_cuda__pick(rt_device *d, const float *logits, uint32_t vocab, uint32_t f
                           .logits_stride = vocab,
                           .vocab = vocab,
                           .scratch = d->weights,
-                          .picked = d->picked};
+                          .picked = d->picked,
+                          .before = d->before,
+                          .drawn = d->drawn};
     if (!rt_cuda__picks(&d->options)) return;
     RC_ASSERT(vocab <= RT_CUDA_PICK_VOCAB_MAX);
     RC_ASSERT(first + rows <= s->picks_rows && (size_t)rows * vocab <= d->options.host_floats);
     if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_pick_rows(&r, d->stream), "sampling");
 }
 
+static size_t bytes_of(const rt_cuda_picked *g)
+{
+    return (size_t)g->count * g->stride * sizeof *g->picked;
+}
+
+void rt_cuda__step_end(rt_device *d)
+{
+    rt_cuda_picked *g = &d->given[d->ended++ % RT_CUDA_PICKED];
+    RC_ASSERT(d->ended - d->asked <= RT_CUDA_PICKED);
+    g->count = d->step.picks_count;
+    g->stride = d->step.picked_stride;
+    rt_cuda__spread_drawn(d, d->step.drawn_rows);
+    rt_cuda__graph_end(d);
+    if (d->has_failed) return;
+    if (bytes_of(g))
+        rt_cuda__check(d,
+                       cudaMemcpyAsync(g->picked, d->picked, bytes_of(g), cudaMemcpyDeviceToHost, d->stream),
+                       "tokens");
+    rt_cuda__check(d, cudaEventRecord(g->there, d->stream), "tokens");
+}
+
 const mica_top *rt_cuda__picked(rt_device *d, uint32_t *stride)
 {
-    const rt_cuda_step *s = &d->step;
-    size_t bytes = (size_t)s->picks_count * s->picked_stride * sizeof *d->picked;
+    const rt_cuda_picked *g = &d->given[d->asked++ % RT_CUDA_PICKED];
+    RC_ASSERT(d->ended - d->asked <= RT_STEPS_AHEAD);
     rt_cuda__enter(d);
-    rt_cuda__graph_end(d);
-    if (!d->has_failed && bytes)
-        rt_cuda__check(d,
-                       cudaMemcpyAsync(d->host_picked, d->picked, bytes, cudaMemcpyDeviceToHost, d->stream),
-                       "tokens");
-    rt_cuda__wait(d);
-    if (d->has_failed && bytes) memset(d->host_picked, 0, bytes);
-    *stride = s->picked_stride;
-    return d->host_picked;
+    rt_cuda__wait(d, g->there);
+    if (d->has_failed && bytes_of(g)) memset(g->picked, 0, bytes_of(g));
+    *stride = g->stride;
+    return g->picked;
 }
 
 const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride, uint32_t rows)
@@ -256,7 +285,8 @@ const float *rt_cuda__host_rows(rt_device *d, const float *buffer, size_t stride
     if (!d->has_failed && bytes)
         rt_cuda__check(d, cudaMemcpyAsync(d->host, buffer, bytes, cudaMemcpyDeviceToHost, d->stream),
                        "logits");
-    rt_cuda__wait(d);
+    if (!d->has_failed) rt_cuda__check(d, cudaEventRecord(d->done, d->stream), "logits");
+    rt_cuda__wait(d, d->done);
     if (d->has_failed) memset(d->host, 0, bytes);
     return d->host;
 }

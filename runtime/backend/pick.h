@@ -35,9 +35,15 @@ static inline bool rt_sampling_has_penalties(const rt_sampling *s)
 
 /* What a choice's history is, for penalties and the position of the draw. */
 typedef struct rt_history {
-    const int32_t *tokens; /* prompt, then generated */
+    const int32_t *tokens; /* prompt, then generated, of which the last may be one to come */
     uint32_t prompt_count, generated_count;
 } rt_history;
+
+/* A token that is still on the device: what pick `pick` of the step before comes to. */
+static inline int32_t rt_token_to_come(uint32_t pick)
+{
+    return ~(int32_t)pick;
+}
 
 /* One row. What came of it is a mica_top for the token, and one for each of the best behind it. */
 typedef struct rt_pick {
@@ -48,5 +54,15 @@ typedef struct rt_pick {
     int32_t tops; /* how many of the best come along, at most RT_TOPS_MAX and the vocabulary; -1: no log
                      probabilities at all, and only the token is told */
 } rt_pick;
+
+/* 32-bit words of the lists that a pick reads: biases, history, banned ids. */
+static inline uint64_t rt_pick_list_words(const rt_pick *p)
+{
+    const rt_sampling *s = p->sampling;
+    const rt_history *h = &p->history;
+    if (!s) return 0;
+    uint64_t history = rt_sampling_has_penalties(s) ? (uint64_t)h->prompt_count + h->generated_count : 0;
+    return 2 * s->logit_bias_count + history + (h->generated_count < s->min_tokens ? s->banned_count : 0);
+}
 
 #endif

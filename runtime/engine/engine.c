@@ -14,6 +14,15 @@ typedef struct logit_item {
     bool is_picked;      /* by the device */
 } logit_item;
 
+/* A step that the device was told of, until its tokens are taken. */
+typedef struct begun_step {
+    logit_item *items;   /* [rows_max] in the order of its logit rows; choice NULL: it ended meanwhile */
+    uint32_t items_count;
+    bool runs_ahead;     /* the next one may begin before this one's tokens are known */
+} begun_step;
+
+enum { STEPS = RT_STEPS_AHEAD + 1 };
+
 struct rt_engine {
     rt_engine_options o;
     kv *cache;
@@ -21,9 +30,10 @@ struct rt_engine {
     rt_sched *sched;
     rt_batch *batch;
     rt_choice **choice_of;   /* [seqs_max] by the scheduler's index */
-    logit_item *items;       /* [rows_max] in the order of the step's logit rows */
-    uint32_t items_count;
-    rt_pick *picks;          /* [rows_max] the same for the device */
+    begun_step steps[STEPS];
+    begun_step *latest;      /* of them */
+    begun_step *ahead;       /* the latest, where its tokens are still to be taken; else NULL */
+    rt_pick *picks;          /* [rows_max] what is wanted of the latest, for the device */
     char *scratch;           /* [exec.parts] of the sampler */
     size_t scratch_bytes;
     rt_choice *news;
@@ -66,7 +76,7 @@ size_t rt_engine_bytes(const rt_engine_options *o)
     rt_batch_options batch = batch_options(o);
     rt_sched_options sched = sched_options(o);
     return sizeof(rt_engine) + kv_bytes(&cache) + rt_batch_bytes(&batch) + rt_sched_bytes(&sched) +
-           o->seqs_max * sizeof(rt_choice *) + o->rows_max * (sizeof(logit_item) + sizeof(rt_pick)) +
+           o->seqs_max * sizeof(rt_choice *) + o->rows_max * (STEPS * sizeof(logit_item) + sizeof(rt_pick)) +
            o->exec.parts * rt_sampler_scratch_bytes(o->exec.vocab);
 }
 
@@ -74,10 +84,12 @@ static rc_code create_arrays(rt_engine *e, rc_msg *msg)
 {
     e->scratch_bytes = (rt_sampler_scratch_bytes(e->o.exec.vocab) + 63) & ~(size_t)63;
     e->choice_of = calloc(e->o.seqs_max, sizeof *e->choice_of);
-    e->items = calloc(e->o.rows_max, sizeof *e->items);
+    logit_item *items = calloc(e->o.rows_max, STEPS * sizeof *items);
+    for (uint32_t i = 0; items && i < STEPS; i++) e->steps[i].items = items + (size_t)i * e->o.rows_max;
+    e->latest = e->steps;
     e->picks = calloc(e->o.rows_max, sizeof *e->picks);
     e->scratch = aligned_alloc(64, e->o.exec.parts * e->scratch_bytes + 64);
-    if (e->choice_of && e->items && e->picks && e->scratch) return RC_OK;
+    if (e->choice_of && items && e->picks && e->scratch) return RC_OK;
     return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an engine of %u sequences", e->o.seqs_max);
 }
 
@@ -111,9 +123,11 @@ rc_code rt_engine_create(const rt_engine_options *o, rt_engine **out, rc_msg *ms
 
 void rt_engine_destroy(rt_engine *e)
 {
+    uint32_t stride;
     if (!e) return;
+    if (e->ahead) (void)e->o.exec.picked(e->o.exec.ctx, &stride); /* the device comes to rest */
     free(e->scratch);
-    free(e->items);
+    free(e->steps[0].items);
     free(e->picks);
     free(e->choice_of);
     rt_batch_destroy(e->batch);
@@ -157,9 +171,17 @@ static void let_go(rt_engine *e, rt_request *r)
     if (r->salt_id) kv_salt_release(e->cache, r->salt_id);
 }
 
+/* What the device has begun for it, nobody wants any more. */
+static void forget_item(rt_engine *e, const rt_choice *c)
+{
+    begun_step *s = e->latest;
+    if (c->item < s->items_count && s->items[c->item].choice == c) s->items[c->item].choice = NULL;
+}
+
 static void end_choice(rt_engine *e, rt_choice *c, mica_finish finish)
 {
     rt_request *r = c->request;
+    forget_item(e, c);
     if (c->seq != RT_SEQ_NONE) {
         rt_sched_remove(e->sched, c->seq);
         e->choice_of[c->seq] = NULL;
@@ -243,11 +265,11 @@ static void device_works(const rt_engine *e, bool begins)
 }
 
 /* First position of the entry whose row's logits are wanted: every prompt row that is still to be scored, and
- * the last known token's. UINT32_MAX: none. */
+ * the last token's. UINT32_MAX: none. */
 static uint32_t first_logit(const rt_choice *c, const rt_sched_entry *entry)
 {
     const rt_request *r = c->request;
-    uint32_t end = entry->position + entry->rows, known = r->prompt_count + c->generated_count;
+    uint32_t end = entry->position + entry->rows, known = r->prompt_count + c->begun_count;
     if (r->prompt_logprob && c == &r->choices[0] && r->prompt_scored + 1 < r->prompt_count)
         return entry->position > r->prompt_scored ? entry->position : r->prompt_scored;
     return end == known ? end - 1 : UINT32_MAX;
@@ -274,29 +296,38 @@ static int32_t tops_of(const logit_item *item, uint32_t vocab)
     return tops > 0 && (uint32_t)tops > vocab ? (int32_t)vocab : tops;
 }
 
-static rt_history history_of(const rt_choice *c)
+static rt_history history_of(const rt_choice *c, uint32_t generated_count)
 {
-    return (rt_history){c->tokens, c->request->prompt_count, c->generated_count};
+    return (rt_history){c->tokens, c->request->prompt_count, generated_count};
 }
 
 static rt_pick pick_of(const logit_item *item, uint32_t vocab)
 {
-    rt_pick p = {.token = token_of(item)->id, .tops = tops_of(item, vocab)};
-    if (scores_prompt(item)) return p;
+    rt_pick p = {.tops = tops_of(item, vocab)};
+    if (scores_prompt(item)) {
+        p.token = token_of(item)->id;
+        return p;
+    }
     rt_sampling s = item->choice->request->sampling;
     s.choice = item->choice->index;
     p.sampling = &item->choice->request->sampling;
-    p.history = history_of(item->choice);
+    p.history = history_of(item->choice, item->choice->begun_count);
     p.uniform = rt_uniform(&s, &p.history);
     return p;
 }
 
+/* A step whose every row draws a token, on the device, is short, and the next one needs to know nothing of it
+ * but that: so it may run ahead. Behind a longer one whoever comes meanwhile would wait for two. */
 static void add_item(rt_engine *e, rt_choice *c, uint32_t position)
 {
-    logit_item *item = &e->items[e->items_count];
+    begun_step *s = e->latest;
+    logit_item *item = &s->items[s->items_count];
+    rt_pick *p = &e->picks[s->items_count];
     *item = (logit_item){.choice = c, .position = position};
-    if (e->o.exec.picked) e->picks[e->items_count] = pick_of(item, e->o.exec.vocab);
-    e->items_count++;
+    c->item = s->items_count++;
+    if (!e->o.exec.picked) return;
+    *p = pick_of(item, e->o.exec.vocab);
+    s->runs_ahead = s->runs_ahead && p->sampling && rt_pick_list_words(p) <= e->o.exec.lists_max;
 }
 
 static void add_entry(rt_engine *e, const rt_sched_entry *entry)
@@ -322,7 +353,7 @@ static void read_row(const logit_item *item, const float *logits, uint32_t vocab
     int32_t tops = tops_of(item, vocab);
     if (!scores_prompt(item)) {
         rt_sampling s = item->choice->request->sampling;
-        rt_history history = history_of(item->choice);
+        rt_history history = history_of(item->choice, item->choice->generated_count);
         s.choice = item->choice->index;
         t->id = rt_sample(logits, vocab, &s, &history, scratch);
     }
@@ -332,9 +363,10 @@ static void read_row(const logit_item *item, const float *logits, uint32_t vocab
 }
 
 typedef struct logits_task {
-    rt_engine *e;
+    const rt_engine *e;
+    const logit_item *items;
     const float *logits;
-    uint32_t first, count;
+    uint32_t count;
 } logits_task;
 
 static void read_logits(void *arg, uint32_t part, uint32_t parts)
@@ -343,7 +375,7 @@ static void read_logits(void *arg, uint32_t part, uint32_t parts)
     uint32_t vocab = t->e->o.exec.vocab;
     for (uint32_t i = part; i < t->count; i += parts) {
         const float *logits = t->logits + (size_t)i * vocab;
-        read_row(&t->e->items[t->first + i], logits, vocab, t->e->scratch + part * t->e->scratch_bytes);
+        read_row(&t->items[i], logits, vocab, t->e->scratch + part * t->e->scratch_bytes);
     }
 }
 
@@ -363,6 +395,13 @@ static mica_finish finish_of(const rt_engine *e, rt_choice *c, int32_t token)
     return c->generated_count == r->max_tokens ? MICA_LENGTH : MICA_RUNNING;
 }
 
+/* A token that is being drawn is one that the choice has, though nobody knows it. */
+static void expect_token(rt_engine *e, rt_choice *c)
+{
+    c->tokens[c->request->prompt_count + c->begun_count++] = rt_token_to_come(c->item);
+    if (c->begun_count < c->request->max_tokens) rt_sched_append(e->sched, c->seq);
+}
+
 static void take_token(rt_engine *e, rt_choice *c)
 {
     int32_t token = c->generated[c->generated_count].id;
@@ -370,17 +409,14 @@ static void take_token(rt_engine *e, rt_choice *c)
     c->tokens[c->request->prompt_count + c->generated_count++] = token;
     e->stats.generated_tokens++;
     finish = finish_of(e, c, token);
-    if (finish != MICA_RUNNING) {
-        end_choice(e, c, finish);
-        return;
-    }
-    rt_sched_append(e->sched, c->seq);
-    tell(e, c);
+    if (finish != MICA_RUNNING) end_choice(e, c, finish);
+    else tell(e, c);
 }
 
-static void take_item(rt_engine *e, const logit_item *item)
+static void take_item(rt_engine *e, const begun_step *s, const logit_item *item)
 {
     rt_choice *c = item->choice;
+    if (!c) return;
     rt_request *r = c->request;
     if (scores_prompt(item)) {
         r->prompt_scored = item->position + 1;
@@ -391,6 +427,7 @@ static void take_item(rt_engine *e, const logit_item *item)
         r->cached_tokens = rt_sched_first_hit(e->sched, c->seq);
         e->stats.cached_tokens += r->cached_tokens;
     }
+    if (!s->runs_ahead) expect_token(e, c);
     take_token(e, c);
 }
 
@@ -410,11 +447,11 @@ static bool device_is_well(rt_engine *e)
 
 static void take_picked(logit_item *item, const mica_top *picked, uint32_t vocab)
 {
+    item->is_picked = !item->choice || picked->token >= 0;
+    if (!item->choice || !item->is_picked) return;
     mica_token *t = token_of(item);
     int32_t tops = tops_of(item, vocab);
-    if (picked->token < 0) return;
     RC_ASSERT((uint32_t)picked->token < vocab);
-    item->is_picked = true;
     t->id = picked->token;
     if (tops < 0) return;
     t->logprob = picked->logprob;
@@ -423,72 +460,93 @@ static void take_picked(logit_item *item, const mica_top *picked, uint32_t vocab
     if (tops) memcpy((mica_top *)t->top, picked + 1, (size_t)tops * sizeof *picked);
 }
 
-static bool pick_on_device(rt_engine *e, const rt_step *step)
+static bool take_picks(rt_engine *e, const begun_step *s)
 {
     const rt_exec *x = &e->o.exec;
     uint32_t stride;
-    if (!x->picked || !e->items_count) return true;
+    if (!x->picked || !s->items_count) return true;
     device_works(e, true);
-    const mica_top *picked = x->picked(x->ctx, step, &stride);
+    const mica_top *picked = x->picked(x->ctx, &stride);
     device_works(e, false);
     if (!device_is_well(e)) return false;
-    for (uint32_t i = 0; i < e->items_count; i++)
-        take_picked(&e->items[i], picked + (size_t)i * stride, x->vocab);
+    for (uint32_t i = 0; i < s->items_count; i++)
+        take_picked(&s->items[i], picked + (size_t)i * stride, x->vocab);
     return true;
 }
 
 /* How many rows from `first` on are the host's, as far as their logits can be had at once. */
-static uint32_t rows_of_host(const rt_engine *e, uint32_t first)
+static uint32_t rows_of_host(const rt_engine *e, const begun_step *s, uint32_t first)
 {
     uint32_t count = 0;
-    for (uint32_t i = first; i < e->items_count && count < e->o.exec.logits_max; i++, count++)
-        if (e->items[i].is_picked) break;
+    for (uint32_t i = first; i < s->items_count && count < e->o.exec.logits_max; i++, count++)
+        if (s->items[i].is_picked) break;
     return count;
 }
 
-static bool sample(rt_engine *e, const rt_step *step)
+static bool read_host_rows(rt_engine *e, const begun_step *s, const rt_step *step)
 {
     const rt_exec *x = &e->o.exec;
-    RC_ASSERT(e->items_count == step->logit_rows_count);
-    if (!pick_on_device(e, step)) return false;
-    for (uint32_t first = 0, count; first < e->items_count; first += count ? count : 1) {
-        count = rows_of_host(e, first);
+    for (uint32_t first = 0, count; first < s->items_count; first += count ? count : 1) {
+        count = rows_of_host(e, s, first);
         if (!count) continue;
         device_works(e, true);
-        logits_task task = { e, x->logits(x->ctx, step, first, count), first, count };
+        logits_task task = {e, s->items + first, x->logits(x->ctx, step, first, count), count};
         device_works(e, false);
         if (!device_is_well(e)) return false;
         device_works(e, true);
         x->parallel(x->ctx, read_logits, &task);
         device_works(e, false);
     }
-    if (!e->items_count && !device_is_well(e)) return false;
-    for (uint32_t i = 0; i < e->items_count; i++) take_item(e, &e->items[i]);
+    return s->items_count || device_is_well(e);
+}
+
+/* Waits for it. step: itself, whose logits can still be had where it does not run ahead. */
+static bool end_step(rt_engine *e, const begun_step *s, const rt_step *step)
+{
+    if (!take_picks(e, s) || (!s->runs_ahead && !read_host_rows(e, s, step))) return false;
+    for (uint32_t i = 0; i < s->items_count; i++) take_item(e, s, &s->items[i]);
     return true;
 }
 
+static begun_step *begin_step(rt_engine *e, const rt_sched_entry *entries, uint32_t count, rt_step *step)
+{
+    begun_step *s = e->latest = &e->steps[e->latest == e->steps];
+    s->items_count = 0;
+    s->runs_ahead = e->o.exec.picked != NULL;
+    rt_batch_begin(e->batch, kv_tables(e->cache));
+    for (uint32_t i = 0; i < count; i++) add_entry(e, &entries[i]);
+    *step = *rt_batch_end(e->batch);
+    RC_ASSERT(s->items_count == step->logit_rows_count);
+    s->runs_ahead = s->runs_ahead && s->items_count == step->rows;
+    step->is_picked = e->o.exec.picked && s->items_count;
+    step->picks = e->picks;
+    device_works(e, true);
+    e->o.exec.forward(e->o.exec.ctx, step);
+    device_works(e, false);
+    for (uint32_t i = 0; s->runs_ahead && i < s->items_count; i++) expect_token(e, s->items[i].choice);
+    e->stats.steps++;
+    e->stats.rows += step->rows;
+    return s;
+}
+
+/* Behind a step that runs ahead the next one begins before its tokens are taken: what it needs of them is on
+ * the device. A choice that turns out to have ended has had a row in vain. */
 bool rt_engine_step(rt_engine *e)
 {
     const rt_sched_entry *entries;
+    begun_step *before = e->ahead, *now = NULL;
     uint32_t count = e->is_lost ? 0 : rt_sched_plan(e->sched, &entries);
     rt_step step;
-    if (!count) {
+    e->ahead = NULL;
+    if (!count && !before) {
         if (!e->is_lost) (void)device_is_well(e); /* an idle one may be lost, too */
         return false;
     }
-    e->items_count = 0;
-    rt_batch_begin(e->batch, kv_tables(e->cache));
-    for (uint32_t i = 0; i < count; i++) add_entry(e, &entries[i]);
-    step = *rt_batch_end(e->batch);
-    step.picks = e->o.exec.picked ? e->picks : NULL;
-    device_works(e, true);
-    e->o.exec.forward(e->o.exec.ctx, &step);
-    device_works(e, false);
+    if (count) now = begin_step(e, entries, count, &step);
+    if (before && !end_step(e, before, NULL)) return false;
     for (uint32_t i = 0; i < count; i++) rt_sched_committed(e->sched, &entries[i]);
-    if (!sample(e, &step)) return false;
-    e->stats.steps++;
-    e->stats.rows += step.rows;
-    return true;
+    if (now && now->runs_ahead) e->ahead = now;
+    return !now || now->runs_ahead || end_step(e, now, &step);
 }
 
 /* ---- queries ---- */

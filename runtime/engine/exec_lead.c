@@ -52,11 +52,11 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
     return l->o.own.logits(l->o.own.ctx, step, first, count);
 }
 
-static const mica_top *picked(void *ctx, const rt_step *step, uint32_t *stride)
+static const mica_top *picked(void *ctx, uint32_t *stride)
 {
     rt_exec_lead *l = ctx;
-    tell(l, RT_COMMAND_PICK, 0, 0, 0);
-    return l->o.own.picked(l->o.own.ctx, step, stride);
+    tell(l, RT_COMMAND_PICKED, 0, 0, 0);
+    return l->o.own.picked(l->o.own.ctx, stride);
 }
 
 static rc_code status(void *ctx, rc_msg *msg)

@@ -18,10 +18,9 @@ static const float *logits(void *ctx, const rt_step *step, uint32_t first, uint3
     return rt_model_logits(m->model, step, first, count);
 }
 
-static const mica_top *picked(void *ctx, const rt_step *step, uint32_t *stride)
+static const mica_top *picked(void *ctx, uint32_t *stride)
 {
     rt_exec_model *m = ctx;
-    (void)step; /* the model has it */
     return rt_model_picked(m->model, stride);
 }
 
@@ -60,11 +59,12 @@ static void parallel(void *ctx, rt_task task, void *arg)
     m->backend->parallel(m->device, task, arg);
 }
 
-void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t logits_max)
+void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t logits_max, uint32_t lists_max)
 {
     *exec = (rt_exec){.ctx = m,
                       .vocab = m->info.config.vocab,
                       .logits_max = logits_max,
+                      .lists_max = lists_max,
                       .copy_rows = copy_rows,
                       .forward = forward,
                       .logits = logits,

@@ -13,6 +13,6 @@ typedef struct rt_exec_model {
 } rt_exec_model;
 
 /* Fills exec; it borrows m, which must outlive it. */
-void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t logits_max);
+void rt_exec_model_init(rt_exec *exec, rt_exec_model *m, uint32_t logits_max, uint32_t lists_max);
 
 #endif

@@ -76,16 +76,16 @@ static void picked_of(void *arg, uint32_t rank, uint32_t ranks)
     const rt_exec *r = &c->x->ranks[rank];
     uint32_t stride;
     (void)ranks;
-    const mica_top *found = r->picked(r->ctx, c->step, &stride);
+    const mica_top *found = r->picked(r->ctx, &stride);
     if (rank) return;
     c->picked = found;
     c->picked_stride = stride;
 }
 
-static const mica_top *picked(void *ctx, const rt_step *step, uint32_t *stride)
+static const mica_top *picked(void *ctx, uint32_t *stride)
 {
     rt_exec_ranks *x = ctx;
-    rank_call c = {.x = x, .step = step};
+    rank_call c = {.x = x};
     rt_pool_run(x->team, picked_of, &c);
     *stride = c.picked_stride;
     return c.picked;
@@ -167,6 +167,7 @@ rc_code rt_exec_ranks_create(const rt_exec *ranks, uint32_t count, rt_exec_ranks
     *exec = (rt_exec){.ctx = x,
                       .vocab = ranks[0].vocab,
                       .logits_max = ranks[0].logits_max,
+                      .lists_max = ranks[0].lists_max,
                       .copy_rows = copy_rows,
                       .forward = forward,
                       .logits = logits,

@@ -19,7 +19,8 @@ typedef struct follower {
     pthread_t worker; /* brings adapters in */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    uint32_t steps; /* done */
+    uint32_t steps;  /* done */
+    uint32_t to_ask; /* of them, whose tokens are picked and have not been asked for */
     bool stopping;
     follow_job *jobs, **jobs_end;
     bool *attached; /* [slots_max] */
@@ -154,6 +155,17 @@ static bool slots_are_filled(follower *f, const rt_step *s)
     return filled;
 }
 
+static bool picks_are_possible(follower *f, const rt_step *before, const rt_step *step)
+{
+    uint32_t picks = before->is_picked ? before->logit_rows_count : 0;
+    for (uint32_t i = 0; i < step->rows; i++)
+        if (step->tokens[i] < 0 && (uint32_t)~step->tokens[i] >= picks)
+            return refuse(f, "to use a token that is not to come");
+    if (!step->is_picked) return true;
+    if (!f->o->own.picked) return refuse(f, "to pick tokens, which is not done on this device");
+    return f->to_ask++ <= RT_STEPS_AHEAD || refuse(f, "to go further ahead than can be");
+}
+
 static bool forward(follower *f, const rt_step *step)
 {
     if (!slots_are_filled(f, step)) return refuse(f, "to use a slot that has no adapter");
@@ -173,22 +185,24 @@ static bool logits(follower *f, const rt_command *c, const rt_step *step)
     return true;
 }
 
-static bool pick(follower *f, const rt_step *step)
+static bool picked(follower *f)
 {
     uint32_t stride;
-    if (!f->o->own.picked) return refuse(f, "to pick tokens, which is not done on this device");
-    f->o->own.picked(f->o->own.ctx, step, &stride);
+    if (!f->to_ask) return refuse(f, "to wait for tokens of a step that there is not");
+    f->to_ask--;
+    f->o->own.picked(f->o->own.ctx, &stride);
     return true;
 }
 
 static bool obey(follower *f, const rt_command *c, rt_step *step)
 {
     if (c->kind == RT_COMMAND_LOGITS) return logits(f, c, step);
-    if (c->kind == RT_COMMAND_PICK) return pick(f, step);
+    if (c->kind == RT_COMMAND_PICKED) return picked(f);
     if (c->kind == RT_COMMAND_FORWARD) {
         uint32_t *words = f->words;
         f->words = f->step_words;
         f->step_words = words;
+        if (!picks_are_possible(f, step, &c->step)) return false;
         *step = c->step;
         return forward(f, step);
     }

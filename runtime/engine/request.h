@@ -31,9 +31,10 @@ typedef struct rt_choice {
     uint32_t index;              /* choices[].index */
     /* engine's */
     uint32_t seq;                /* the scheduler's index */
-    int32_t *tokens;             /* [prompt_count + max_tokens] prompt, then generated */
+    int32_t *tokens;             /* [prompt_count + max_tokens] prompt, then generated, then one to come */
     mica_token *generated;       /* [max_tokens] */
-    uint32_t generated_count;
+    uint32_t generated_count, begun_count; /* begun: with one whose step is under way */
+    uint32_t item;               /* of that step; its place there */
     mica_finish finish;
     int32_t stop_token;
     bool in_news;

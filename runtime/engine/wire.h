@@ -11,7 +11,7 @@
 typedef enum rt_command_kind {
     RT_COMMAND_FORWARD = 1, /* a step */
     RT_COMMAND_LOGITS,      /* a, b: first, count, of the last step */
-    RT_COMMAND_PICK,        /* what the device of process 0 picks from all logits of the last step */
+    RT_COMMAND_PICKED,      /* process 0 waits for the oldest step that is picked (rt_exec.picked) */
     RT_COMMAND_COPY,        /* a, b, c: from block, to block, rows */
     RT_COMMAND_END
 } rt_command_kind;
@@ -19,7 +19,7 @@ typedef enum rt_command_kind {
 typedef struct rt_command {
     rt_command_kind kind;
     uint32_t a, b, c;
-    rt_step step; /* of FORWARD; points into the bytes */
+    rt_step step; /* of FORWARD; points into the bytes; what shall be picked is process 0's alone */
 } rt_command;
 
 /* What bounds any command. */

@@ -1,19 +1,19 @@
 /* Commands: kind, then three numbers, or a step:
  *
- *     head     rows, spans, groups, segments, adapted rows, logit rows, table words
+ *     head     rows, spans, groups, segments, adapted rows, logit rows, table words, is_picked
  *     arrays   tokens, positions, spans, groups, segments, row_index, logit_rows, tables
  *
  * Of the block tables only what the spans read is sent, span after span. */
 #include "runtime/engine/wire.h"
 
-enum { KIND = 1, HEAD = 7, SPAN = 4, GROUP = 3, SEGMENT = 3 };
+enum { KIND = 1, HEAD = 8, SPAN = 4, GROUP = 3, SEGMENT = 3 };
 
 _Static_assert(sizeof(kv_span) == SPAN * 4 && sizeof(kv_group) == GROUP * 4 &&
                    sizeof(adapter_segment) == SEGMENT * 4,
                "words");
 
 typedef struct step_head {
-    uint32_t rows, spans, groups, segments, adapted, logits, tables;
+    uint32_t rows, spans, groups, segments, adapted, logits, tables, is_picked;
 } step_head;
 
 static uint32_t blocks_of(const kv_span *s, uint32_t block_tokens)
@@ -52,7 +52,7 @@ static uint32_t *put(uint32_t *at, const void *from, size_t words)
 size_t rt_wire_forward(const rt_step *s, uint32_t block_tokens, uint32_t *out)
 {
     step_head h = {s->rows, s->kv.spans_count, s->kv.groups_count, s->adapters.segments_count,
-                   adapted_rows(&s->adapters), s->logit_rows_count, 0};
+                   adapted_rows(&s->adapters), s->logit_rows_count, 0, s->is_picked};
     uint32_t *head = out + KIND, *at = head + HEAD;
     out[0] = RT_COMMAND_FORWARD;
     at = put(at, s->tokens, h.rows);
@@ -91,6 +91,7 @@ static rc_code check_head(const step_head *h, size_t words, const rt_wire_limits
     if (h->segments > l->slots_max) return refuse("number of segments", h->segments, msg);
     if (h->adapted > h->rows) return refuse("number of adapted rows", h->adapted, msg);
     if (h->logits > h->rows) return refuse("number of logit rows", h->logits, msg);
+    if (h->is_picked > 1) return refuse("way of picking", h->is_picked, msg);
     uint64_t plans = (uint64_t)h->spans * SPAN + (uint64_t)h->groups * GROUP;
     plans += (uint64_t)h->segments * SEGMENT;
     uint64_t expected = HEAD + 2 * (uint64_t)h->rows + plans + h->adapted + h->logits + h->tables;
@@ -100,7 +101,7 @@ static rc_code check_head(const step_head *h, size_t words, const rt_wire_limits
 static rc_code check_rows(const rt_step *s, const rt_wire_limits *l, rc_msg *msg)
 {
     for (uint32_t i = 0; i < s->rows; i++) {
-        if (s->tokens[i] < 0 || (uint32_t)s->tokens[i] >= l->vocab)
+        if (s->tokens[i] < 0 ? (uint32_t)~s->tokens[i] >= l->rows_max : (uint32_t)s->tokens[i] >= l->vocab)
             return refuse("token", (uint32_t)s->tokens[i], msg);
         if (s->positions[i] >= l->positions_max) return refuse("position", s->positions[i], msg);
     }
@@ -171,7 +172,7 @@ static rc_code read_step(const uint32_t *words, size_t count, const rt_wire_limi
     if (count < HEAD) return refuse("size", (uint32_t)count, msg);
     memcpy(&h, words, sizeof h);
     RC_TRY(check_head(&h, count, l, msg));
-    rt_step s = {.rows = h.rows, .logit_rows_count = h.logits};
+    rt_step s = {.rows = h.rows, .logit_rows_count = h.logits, .is_picked = h.is_picked};
     s.tokens = (const int32_t *)take(&at, h.rows);
     s.positions = take(&at, h.rows);
     s.kv.spans = (const kv_span *)take(&at, (size_t)h.spans * SPAN);

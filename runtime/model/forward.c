@@ -91,11 +91,14 @@ static void feed_forward(const rt_model *m, const rt_step *step, uint32_t layer)
     add_residual(m, step->rows);
 }
 
+/* Of the step before only as many tokens can be to come as it picks. */
 static void check_step(const rt_model *m, const rt_step *step)
 {
-    RC_ASSERT(step->rows <= m->limits.rows_max);
+    uint32_t picks = m->step.is_picked ? m->step.logit_rows_count : 0;
+    RC_ASSERT(step->rows <= m->limits.rows_max && (!step->is_picked || m->backend->pick));
     for (uint32_t t = 0; t < step->rows; t++) {
-        RC_ASSERT(step->tokens[t] >= 0 && (uint32_t)step->tokens[t] < m->config.vocab);
+        int32_t token = step->tokens[t];
+        RC_ASSERT(token < 0 ? (uint32_t)~token < picks : (uint32_t)token < m->config.vocab);
         RC_ASSERT(step->positions[t] < m->limits.positions_max);
     }
 }
@@ -122,20 +125,16 @@ static void begin(const rt_model *m, rt_step *step, const rt_step *wanted)
                                                                       .kept_count = step->logit_rows_count,
                                                                       .kept_kv = &wanted->kv,
                                                                       .kept_adapters = &wanted->adapters,
+                                                                      .is_picked = step->is_picked,
                                                                       .picks = step->picks});
     RC_ASSERT(rows == step->rows || (wanted == step && rows > step->rows && rows <= m->limits.rows_max));
     if (wanted == step) step->logit_rows_count = rows;
     step->rows = rows;
 }
 
-void rt_model_forward(rt_model *m, const rt_step *given)
+/* The layers: h of the wanted rows. */
+static void run_layers(const rt_model *m, const rt_step *step, const rt_step *wanted)
 {
-    const rt_step *step = &m->step, *wanted = step;
-    check_step(m, given);
-    m->step = *given;
-    if (!step->rows) return;
-    if (step->logit_rows_count < step->rows) wanted = rt__wanted_rows_plan(&m->wanted, step);
-    begin(m, &m->step, wanted);
     m->backend->embed(m->device, m->weights.embedding, m->shard.vocab.first, step->tokens, step->rows,
                       m->config.embedding_multiplier, m->h, m->plan.h_stride);
     m->backend->all_reduce(m->device, m->h, m->plan.h_stride, step->rows, m->config.hidden);
@@ -172,6 +171,29 @@ static void project(rt_model *m, const rt_step *step, uint32_t first, uint32_t c
     m->backend->gather_columns(m->device, m->logits, vocab, count, vocab);
 }
 
+static void pick(rt_model *m)
+{
+    uint32_t rows = m->step.logit_rows_count, most = m->limits.logits_max;
+    for (uint32_t first = 0, count; first < rows; first += count) {
+        count = rows - first < most ? rows - first : most;
+        project(m, &m->step, first, count);
+        m->backend->pick(m->device, m->logits, m->config.vocab, first, count);
+    }
+    m->backend->step_end(m->device);
+}
+
+void rt_model_forward(rt_model *m, const rt_step *given)
+{
+    const rt_step *step = &m->step, *wanted = step;
+    check_step(m, given);
+    m->step = *given;
+    if (!step->rows) return;
+    if (step->logit_rows_count < step->rows) wanted = rt__wanted_rows_plan(&m->wanted, step);
+    begin(m, &m->step, wanted);
+    run_layers(m, step, wanted);
+    if (step->is_picked) pick(m);
+}
+
 const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count)
 {
     project(m, step, first, count);
@@ -180,11 +202,5 @@ const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, u
 
 const mica_top *rt_model_picked(rt_model *m, uint32_t *stride)
 {
-    uint32_t rows = m->step.logit_rows_count, most = m->limits.logits_max;
-    for (uint32_t first = 0, count; first < rows; first += count) {
-        count = rows - first < most ? rows - first : most;
-        project(m, &m->step, first, count);
-        m->backend->pick(m->device, m->logits, m->config.vocab, first, count);
-    }
     return m->backend->picked(m->device, stride);
 }

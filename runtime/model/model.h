@@ -58,13 +58,14 @@ void rt_model_adapter_shape(const rt_model_config *c, adapter_shape *shape);
 /* One step's rows, planned on the host (runtime/engine/batch.h builds it). */
 typedef struct rt_step {
     uint32_t rows;             /* T */
-    const int32_t *tokens;     /* [T] */
+    const int32_t *tokens;     /* [T], or what is to come of the step before (rt_token_to_come) */
     const uint32_t *positions; /* [T] */
     kv_plan kv;
     adapter_plan adapters;
     const uint32_t *logit_rows; /* [logit_rows_count] rows whose logits are wanted, in increasing order */
     uint32_t logit_rows_count;
-    const rt_pick *picks; /* [logit_rows_count], or NULL: their logits will be asked for */
+    bool is_picked;       /* the device picks from these rows' logits; else they will be asked for */
+    const rt_pick *picks; /* [logit_rows_count]; rank 0's alone are read */
 } rt_step;
 
 /* Buffers of a forward pass: rows_max rows a step, logits of logits_max rows at a time, positions_max
@@ -84,13 +85,14 @@ RC_MUST_CHECK rc_code rt_model_open(const rt_model_options *o, const rt_model_in
                                     rt_device *device, rt_model **out, rc_msg *msg);
 void rt_model_close(rt_model *m); /* NULL is allowed */
 
-/* All ranks of a model run the same steps and ask for the same logits, each on a thread of its own. */
+/* All ranks of a model run the same steps and ask for the same logits, each on a thread of its own. A device
+ * may be at work still when it returns. */
 void rt_model_forward(rt_model *m, const rt_step *step);
 
 /* After a forward of that step: logits [count][vocab] of step->logit_rows[first .. first + count), count <=
  * logits_max, on the host, after logits_scaling. Valid until the next call. Only rank 0 has them whole. */
 const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, uint32_t count);
-/* Where the backend picks: what it picked from all logit_rows of the last step (rt_backend.picked). */
+/* Where the backend picks: what it picked from all logit_rows of a step (rt_backend.picked). */
 const mica_top *rt_model_picked(rt_model *m, uint32_t *stride);
 
 #endif

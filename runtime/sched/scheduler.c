@@ -121,7 +121,7 @@ void rt_sched_remove(rt_sched *s, uint32_t i)
 {
     seq *x = &s->seqs[i];
     RC_ASSERT(x->state != FREE);
-    RC_ASSERT(x->entry == RT_SEQ_NONE);
+    if (x->entry != RT_SEQ_NONE) s->entries[x->entry].rows = 0;
     if (x->state == RUNNING) release(s, x);
     queue_remove(s, x->state == RUNNING ? &s->running : &s->waiting, i);
     x->state = FREE;
@@ -352,6 +352,7 @@ uint32_t rt_sched_plan(rt_sched *s, const rt_sched_entry **entries)
 void rt_sched_committed(rt_sched *s, const rt_sched_entry *entry)
 {
     seq *x = &s->seqs[entry->seq];
+    if (!entry->rows) return;
     RC_ASSERT(x->entry != RT_SEQ_NONE);
     kv_seq_commit(s->o.cache, x->cache, x->what.tokens + entry->position, entry->rows);
     x->computed += entry->rows;

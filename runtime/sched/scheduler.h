@@ -54,7 +54,7 @@ typedef struct rt_sched_options {
 
 /* What a sequence is when it is added; tokens are borrowed until rt_sched_remove. */
 typedef struct rt_sched_seq {
-    const int32_t *tokens;        /* known tokens: prompt, then generated; grows in place */
+    const int32_t *tokens;        /* prompt, then generated; grows in place */
     uint32_t tokens_count;
     kv_identity identity;
     adapter_content *adapter;     /* to pin while running; NULL where no row is adapted */
@@ -85,15 +85,16 @@ uint32_t rt_sched_add(rt_sched *s, const rt_sched_seq *seq);
  * in the cache; rt_sched_committed() must be called for every entry after the step ran. */
 uint32_t rt_sched_plan(rt_sched *s, const rt_sched_entry **entries);
 
-/* The entry's rows are computed and their K/V written. */
+/* The entry's rows are computed, or will be before those of any later step, and their tokens are known. An
+ * entry of a sequence that was removed since has no rows. */
 void rt_sched_committed(rt_sched *s, const rt_sched_entry *entry);
 
-/* One more token is known (sampled); it was written behind the others. */
+/* There is one more token, or there will be before its row is committed, behind the others. */
 void rt_sched_append(rt_sched *s, uint32_t seq);
 /* From now on the sequence may read from the cache when it is admitted again. */
 void rt_sched_allow_cache(rt_sched *s, uint32_t seq);
 
-/* Ends a sequence in any state but between plan and committed; its K/V stays findable. */
+/* Ends a sequence; its K/V stays findable, but what is planned and not committed. */
 void rt_sched_remove(rt_sched *s, uint32_t seq);
 
 uint32_t rt_sched_computed(const rt_sched *s, uint32_t seq);    /* positions whose K/V is written */

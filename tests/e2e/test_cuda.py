@@ -78,6 +78,16 @@ class LikeTheCpu(unittest.TestCase):
         bodies = [{**b, "temperature": 0.8, "top_p": 0.9, "seed": i} for i, b in enumerate(self.bodies("sampled", 6))]
         self.compare(bodies, [])
 
+    def test_stops_that_are_found_a_step_late(self):
+        rng = mica.seeded("cuda", "stops")
+        bodies = [{**b, "max_tokens": 30, "ignore_eos": False, "repetition_penalty": rng.choice([1, 1.3]),
+                   "stop_token_ids": mica.random_ids(rng, 25)} for b in self.bodies("stops", 16)]
+        for more in (["--max-num-seqs", 5], ["--num-gpu-blocks-override", 24, "--block-size", 8], ["-tp", 2]):
+            got = self.compare(bodies, [] if "-tp" in more else more, more if "-tp" in more else ())
+            ends = {(g["choices"][0]["finish_reason"], len(g["choices"][0]["token_ids"])) for g in got}
+            self.assertGreater(len(ends), 3)
+            self.assertEqual({reason for reason, _ in ends}, {"stop", "length"})
+
     def test_graphs_change_nothing(self):
         """Sizes and adapters come and go, so that steps run as they come, are captured, and are met again."""
         bodies = [{**b, "max_tokens": 4 + 5 * (i % 7)} for i, b in enumerate(self.bodies("graphs", 20))]
@@ -128,7 +138,8 @@ class LikeTheCpu(unittest.TestCase):
 
 @unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
 class Step(unittest.TestCase):
-    """What a decode step asks of cudart: one graph, one wait, one copy there, and back what was picked."""
+    """What a decode step asks of cudart: one graph, one wait, one copy there, and back what was picked. While the
+    host waits the next step is there already."""
 
     def counts(self, tokens, more, flags):
         rng = mica.seeded("step")
@@ -145,7 +156,8 @@ class Step(unittest.TestCase):
         return {name: (many[name] - few[name]) / 20 for name in few}
 
     def check(self, bytes_to_host, flags=(), **more):
-        self.assertEqual(self.per_step(more, flags), {"waits": 1, "bytes_to_host": bytes_to_host, "graphs": 1,
+        self.assertEqual(self.per_step(more, flags), {"waits": 1, "left_busy": 1,
+                                                      "bytes_to_host": bytes_to_host, "graphs": 1,
                                                       "copies_to_device": 1, "allocations": 0, "launches": 0})
 
     def test_greedy(self):
@@ -162,11 +174,11 @@ class Step(unittest.TestCase):
         vocab = json.loads((mica.GOLDEN / "granite/config.json").read_text())["vocab_size"]
         more = {"logprobs": None, "repetition_penalty": 1.1, "prompt": mica.random_ids(mica.seeded("long"), 300)}
         step = self.per_step(more, LISTS_OF_256 + ["--num-gpu-blocks-override", 64])
-        self.assertEqual((step["waits"], step["bytes_to_host"]), (2, 12 + 4 * vocab))
+        self.assertEqual((step["waits"], step["left_busy"], step["bytes_to_host"]), (2, 0, 12 + 4 * vocab))
 
     def test_eager(self):
         step = self.per_step({}, ["--enforce-eager"])
-        self.assertEqual((step["waits"], step["graphs"]), (1, 0))
+        self.assertEqual((step["waits"], step["left_busy"], step["graphs"]), (1, 1, 0))
         self.assertGreater(step["launches"], 20)
 
 

@@ -15,10 +15,11 @@ struct AtExit {
         FILE *f = path ? fopen(path, "w") : nullptr;
         if (!f) return;
         fprintf(f,
-                "{\"waits\": %llu, \"bytes_to_host\": %llu, \"copies_to_device\": %llu, "
+                "{\"waits\": %llu, \"left_busy\": %llu, \"bytes_to_host\": %llu, \"copies_to_device\": %llu, "
                 "\"allocations\": %llu, \"launches\": %llu, \"graphs\": %llu}\n",
-                counts.waits.load(), counts.bytes_to_host.load(), counts.copies_to_device.load(),
-                counts.allocations.load(), counts.launches.load(), counts.graphs.load());
+                counts.waits.load(), counts.left_busy.load(), counts.bytes_to_host.load(),
+                counts.copies_to_device.load(), counts.allocations.load(), counts.launches.load(),
+                counts.graphs.load());
         fclose(f);
     }
 };

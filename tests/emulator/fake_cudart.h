@@ -14,10 +14,11 @@ int current_device();
 cudaError_t device_error(int device);    /* cudaSuccess, or what broke it */
 cudaError_t remember(cudaError_t error); /* for cudaGetLastError; gives it back */
 
-/* Over all devices. waits: calls that found work which was not done, and had to stay until it was. */
+/* Over all devices. waits: calls that found work which was not done, and had to stay until it was; left_busy:
+ * those of them behind which there was more. */
 struct Counts {
-    std::atomic<unsigned long long> waits{0}, bytes_to_host{0}, copies_to_device{0}, allocations{0},
-        launches{0}, graphs{0};
+    std::atomic<unsigned long long> waits{0}, left_busy{0}, bytes_to_host{0}, copies_to_device{0},
+        allocations{0}, launches{0}, graphs{0};
 };
 Counts &counts();
 

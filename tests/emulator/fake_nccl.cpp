@@ -181,6 +181,15 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
     });
 }
 
+ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream)
+{
+    if (type != ncclInt32) return ncclInvalidArgument;
+    return collect(comm, {from, to}, stream, [=](const std::vector<Part> &parts) {
+        for (const Part &p : parts) memmove(p.to, parts[(size_t)root].from, count * sizeof(int32_t));
+    });
+}
+
 ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream)
 {

@@ -152,8 +152,10 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     if (!event->stream) return cudaSuccess;
-    if (event->stream->done < event->after) emu::counts().waits++;
+    bool waits = event->stream->done < event->after;
     emu::run_until(event->stream, event->after);
+    emu::counts().waits += waits;
+    emu::counts().left_busy += waits && event->stream->done < event->stream->queued;
     return remember(emu::device_error(event->stream->device));
 }
 

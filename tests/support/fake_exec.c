@@ -4,6 +4,9 @@
 #include <string.h>
 
 #include "adapters/registry.h"
+#include "runtime/engine/request.h"
+
+enum { PICK = 1 + RT_TOPS_MAX };
 
 #define POISON 0xdfdfdfdfdfdfdfdfu /* of rows never written and slots never attached */
 
@@ -79,6 +82,13 @@ static uint64_t *row_at(const fake_exec *f, const uint32_t *table, uint32_t posi
     return &f->rows[(size_t)block * f->block_tokens + position % f->block_tokens];
 }
 
+static int32_t known(const fake_exec *f, int32_t token)
+{
+    if (token >= 0) return token;
+    RC_ASSERT((uint32_t)~token < f->drawn_count);
+    return f->drawn[~token];
+}
+
 static void run_span(fake_exec *f, const rt_step *s, const kv_span *span, const uint32_t *slot_of)
 {
     const uint32_t *table = s->kv.tables + span->table;
@@ -88,11 +98,66 @@ static void run_span(fake_exec *f, const rt_step *s, const kv_span *span, const 
         uint32_t row = span->row + i, slot = slot_of[row];
         RC_ASSERT(s->positions[row] == span->position + i);
         RC_ASSERT(slot == ADAPTER_NO_SLOT || f->slots[slot] != POISON);
-        f->step_rows[row] =
-            finish_row(sum, span->position + i, s->tokens[row], slot == ADAPTER_NO_SLOT ? 0 : f->slots[slot]);
+        f->step_rows[row] = finish_row(sum, span->position + i, known(f, s->tokens[row]),
+                                       slot == ADAPTER_NO_SLOT ? 0 : f->slots[slot]);
         *row_at(f, table, span->position + i) = f->step_rows[row];
         sum = fold(sum, f->step_rows[row]);
     }
+}
+
+/* ---- picking ---- */
+
+static int32_t draw(const fake_exec *f, const float *logits, const rt_pick *p)
+{
+    uint32_t count = p->history.prompt_count + p->history.generated_count;
+    int32_t *tokens = malloc(count * sizeof *tokens);
+    void *scratch = malloc(rt_sampler_scratch_bytes(f->vocab));
+    rt_history history = {tokens, p->history.prompt_count, p->history.generated_count};
+    rt_sampling sampling = *p->sampling;
+    RC_ASSERT(tokens && scratch);
+    for (uint32_t i = 0; i < count; i++) tokens[i] = known(f, p->history.tokens[i]);
+    for (sampling.choice = 0; rt_uniform(&sampling, &history) != p->uniform; sampling.choice++)
+        RC_ASSERT(sampling.choice < RT_CHOICES_MAX);
+    int32_t token = rt_sample(logits, f->vocab, &sampling, &history, scratch);
+    free(tokens);
+    free(scratch);
+    return token;
+}
+
+static void pick_row(const fake_exec *f, const float *logits, const rt_pick *p, mica_top *out)
+{
+    *out = (mica_top){.token = p->token};
+    if (rt_pick_list_words(p) > f->lists_max) out->token = -1;
+    else if (p->sampling) out->token = draw(f, logits, p);
+    if (p->tops >= 0 && out->token >= 0)
+        rt_logprobs(logits, f->vocab, out->token, (uint32_t)p->tops, &out->logprob, &out->rank, out + 1);
+}
+
+static mica_top *picked_in(const fake_exec *f, uint64_t step)
+{
+    return f->picked[step % (RT_STEPS_AHEAD + 1)];
+}
+
+/* Histories may hold tokens of the step before until all rows have theirs. */
+static void pick_rows(fake_exec *f, const rt_step *s)
+{
+    mica_top *picked = picked_in(f, f->ended++);
+    RC_ASSERT(f->ended - f->asked <= RT_STEPS_AHEAD + 1);
+    f->ahead += f->ended - f->asked > 1;
+    for (uint32_t i = 0; i < s->logit_rows_count; i++) {
+        fake_logits(f->step_rows[s->logit_rows[i]], f->vocab, f->logits);
+        pick_row(f, f->logits, &s->picks[i], picked + (size_t)i * PICK);
+    }
+    for (uint32_t i = 0; i < s->logit_rows_count; i++) f->drawn[i] = picked[(size_t)i * PICK].token;
+    f->drawn_count = s->logit_rows_count;
+}
+
+static const mica_top *picked(void *ctx, uint32_t *stride)
+{
+    fake_exec *f = ctx;
+    RC_ASSERT(f->asked < f->ended);
+    *stride = PICK;
+    return picked_in(f, f->asked++);
 }
 
 static void forward(void *ctx, const rt_step *s)
@@ -109,6 +174,8 @@ static void forward(void *ctx, const rt_step *s)
     }
     RC_ASSERT(rows == s->rows);
     free(slot_of);
+    if (s->is_picked) pick_rows(f, s);
+    else f->drawn_count = 0;
 }
 
 static const float *logits(void *ctx, const rt_step *s, uint32_t first, uint32_t count)
@@ -132,8 +199,9 @@ static void copy_rows(void *ctx, uint32_t from, uint32_t to, uint32_t rows)
 
 static rc_code status(void *ctx, rc_msg *msg)
 {
-    const fake_exec *f = ctx;
+    fake_exec *f = ctx;
     if (!f->fails_at || f->steps < f->fails_at) return RC_OK;
+    f->has_told = true;
     return rc_fail(RC_UNAVAILABLE, msg, "the fake device failed in step %llu",
                    (unsigned long long)f->fails_at);
 }
@@ -165,7 +233,7 @@ void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, 
                       uint32_t vocab, uint32_t rows_max, rt_exec *exec)
 {
     *f = (fake_exec){ .blocks_max = blocks_max, .block_tokens = block_tokens, .slots_max = slots_max,
-                      .vocab = vocab, .logits_max = 3 };
+                      .vocab = vocab, .logits_max = 3, .rows_max = rows_max };
     f->rows = malloc((size_t)blocks_max * block_tokens * sizeof *f->rows);
     f->slots = malloc(slots_max * sizeof *f->slots);
     f->step_rows = malloc(rows_max * sizeof *f->step_rows);
@@ -186,8 +254,20 @@ void fake_exec_create(fake_exec *f, uint32_t blocks_max, uint32_t block_tokens, 
                       .parts = 2};
 }
 
+void fake_exec_pick(fake_exec *f, uint32_t lists_max, rt_exec *exec)
+{
+    f->lists_max = exec->lists_max = lists_max;
+    f->drawn = malloc(f->rows_max * sizeof *f->drawn);
+    RC_ASSERT(f->drawn);
+    for (int i = 0; i <= RT_STEPS_AHEAD; i++)
+        RC_ASSERT((f->picked[i] = malloc((size_t)f->rows_max * PICK * sizeof(mica_top))) != NULL);
+    exec->picked = picked;
+}
+
 void fake_exec_destroy(fake_exec *f)
 {
+    for (int i = 0; i <= RT_STEPS_AHEAD; i++) free(f->picked[i]);
+    free(f->drawn);
     free(f->rows);
     free(f->slots);
     free(f->step_rows);

@@ -133,15 +133,41 @@ static void *on_device(size_t bytes)
 
 enum { STRIDE = 1 + RT_TOPS_MAX };
 
-/* Picks of rows [first, first + rows) of the scene, `each` a launch. */
-static void run(const scene *s, uint32_t first, uint32_t rows, uint32_t each, mica_top *out)
+/* The last token of every second row's history is to come, of a step before whose pick i drew for row i. */
+static int32_t *hide_last_tokens(scene *s, int32_t *before)
 {
+    for (uint32_t row = 0; row < ROWS; row++) {
+        const rt_history *h = &s->picks[row].history;
+        if (row % 2 || !h->generated_count) continue;
+        int32_t *last = &s->history[row][h->prompt_count + h->generated_count - 1];
+        before[row] = *last;
+        *last = rt_token_to_come(row);
+    }
+    return before;
+}
+
+static void show_last_tokens(scene *s, const int32_t *before)
+{
+    for (uint32_t row = 0; row < ROWS; row++) {
+        const rt_history *h = &s->picks[row].history;
+        if (row % 2 || !h->generated_count) continue;
+        s->history[row][h->prompt_count + h->generated_count - 1] = before[row];
+    }
+}
+
+/* Picks of rows [first, first + rows) of the scene, `each` a launch. */
+static void run(scene *s, uint32_t first, uint32_t rows, uint32_t each, mica_top *out)
+{
+    int32_t hidden[ROWS], tokens[ROWS];
     const uint32_t at = 5, all = rows + 2; /* the last two are nobody's */
     uint32_t *words = calloc(at + rt_cuda_pick_words(ROWS + 2, ROWS, LISTS_MAX), sizeof *words);
     size_t logits_bytes = (size_t)rows * s->vocab * sizeof(float);
     size_t picked_bytes = rows * STRIDE * sizeof *out;
+    int32_t *before = on_device(sizeof hidden), *drawn = on_device(sizeof tokens);
+    cudaMemcpy(before, hide_last_tokens(s, hidden), sizeof hidden, cudaMemcpyHostToDevice);
     uint32_t count = rt_cuda_pick_pack(s->picks + first, rows, all, LISTS_MAX, STRIDE, words, at,
                                        at + all * RT_CUDA_PICK_WORDS);
+    show_last_tokens(s, hidden);
     assert_true(count <= at + rt_cuda_pick_words(ROWS + 2, ROWS, LISTS_MAX));
     uint32_t *device_words = on_device(count * sizeof *words);
     float *logits = on_device(logits_bytes);
@@ -158,11 +184,17 @@ static void run(const scene *s, uint32_t first, uint32_t rows, uint32_t each, mi
                               .logits_stride = s->vocab,
                               .vocab = s->vocab,
                               .scratch = scratch,
-                              .picked = picked};
+                              .picked = picked,
+                              .before = before,
+                              .drawn = drawn};
         assert_int_equal(rt_cuda_pick_rows(&r, NULL), cudaSuccess);
     }
     assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
     cudaMemcpy(out, picked, picked_bytes, cudaMemcpyDeviceToHost);
+    cudaMemcpy(tokens, drawn, rows * sizeof *tokens, cudaMemcpyDeviceToHost);
+    for (uint32_t row = 0; row < rows; row++) assert_int_equal(tokens[row], out[row * STRIDE].token);
+    cudaFree(before);
+    cudaFree(drawn);
     cudaFree(device_words);
     cudaFree(logits);
     cudaFree(scratch);

@@ -22,7 +22,7 @@ static const rt_wire_limits limits = {.rows_max = 32,
                                       .logits_max = 8};
 
 /* Two sequences that share 128 positions, one with an adapter. */
-static const int32_t tokens[] = {5, 99, 0, 17};
+static const int32_t tokens[] = {5, 99, 0, ~31}; /* the last is still to come */
 static const uint32_t positions[] = {130, 131, 128, 129};
 static const kv_span spans[] = {{0, 2, 130, 20}, {2, 2, 128, 0}};
 static const kv_group groups[] = {{0, 2, 128}};
@@ -39,7 +39,8 @@ static rt_step a_step(void)
                      .kv = {spans, 2, groups, 1, tables},
                      .adapters = {segments, 1, row_index},
                      .logit_rows = logit_rows,
-                     .logit_rows_count = 2};
+                     .logit_rows_count = 2,
+                     .is_picked = true};
 }
 
 static void a_step_comes_out_as_it_went_in(void **state)
@@ -58,6 +59,7 @@ static void a_step_comes_out_as_it_went_in(void **state)
     assert_memory_equal(c.step.kv.groups, groups, sizeof groups);
     assert_memory_equal(c.step.adapters.segments, segments, sizeof segments);
     assert_memory_equal(c.step.logit_rows, logit_rows, sizeof logit_rows);
+    assert_true(c.step.is_picked);
     for (uint32_t s = 0; s < 2; s++) {
         const kv_span *was = &spans[s], *is = &c.step.kv.spans[s];
         assert_int_equal(is->position, was->position);
@@ -70,7 +72,7 @@ static void a_step_comes_out_as_it_went_in(void **state)
 static void check_harmless(const rt_step *s)
 {
     for (uint32_t i = 0; i < s->rows; i++) {
-        assert_true(s->tokens[i] >= 0 && s->tokens[i] < (int32_t)limits.vocab);
+        assert_true(s->tokens[i] >= ~31 && s->tokens[i] < (int32_t)limits.vocab);
         assert_true(s->positions[i] < limits.positions_max);
     }
     for (uint32_t i = 0; i < s->kv.spans_count; i++) {
