@@ -218,12 +218,17 @@ static rc_code open_parts(rt_device *d, rc_msg *msg)
     return take_device_memory(d, msg);
 }
 
-static void cuda_close(rt_device *d)
+void rt_cuda__rest(rt_device *d)
 {
-    if (!d) return;
     rt_cuda__enter(d);
     rt_cuda__leave(d);
     if (d->stream) cudaStreamSynchronize(d->stream);
+}
+
+static void cuda_close(rt_device *d)
+{
+    if (!d) return;
+    rt_cuda__rest(d);
     for (uint32_t i = 0; d->slots && i < d->options.slots_max; i++) rt_cuda__adapter_detach(d, i);
     if (d->uploads) cudaStreamSynchronize(d->uploads);
     void *on_device[] = {d->scratch, d->attention, d->lora, d->words,     d->table,

@@ -153,6 +153,8 @@ static inline bool rt_cuda__launches(const rt_device *d)
 /* cuda.c */
 /* Makes the device this thread's. */
 void rt_cuda__enter(rt_device *d);
+/* The same at its end: gives the collectives up, which may never come, and waits for what is under way. */
+void rt_cuda__rest(rt_device *d);
 /* Keeps what failed. `what` is an op's name. */
 void rt_cuda__check(rt_device *d, cudaError_t error, const char *what);
 void rt_cuda__fail(rt_device *d, const char *line);

@@ -76,7 +76,7 @@ rc_code rt_cuda__matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype st
 void rt_cuda__matrix_destroy(rt_device *d, rt_matrix *m)
 {
     if (!m) return;
-    rt_cuda__enter(d);
+    rt_cuda__rest(d);
     cudaFree(m->data);
     free(m);
 }

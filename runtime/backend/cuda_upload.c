@@ -68,7 +68,7 @@ rc_code rt_cuda__buffer_create(rt_device *d, size_t floats, float **out, rc_msg 
 void rt_cuda__buffer_destroy(rt_device *d, float *buffer, size_t floats)
 {
     (void)floats;
-    rt_cuda__enter(d);
+    rt_cuda__rest(d);
     cudaFree(buffer);
 }
 
