@@ -8,6 +8,7 @@ import time
 import unittest
 
 import mica
+import processes
 import test_golden
 
 GPU = bool(os.environ.get("MICA_GPU"))
@@ -28,6 +29,15 @@ def on_cuda(**settings):
                               stdin=subprocess.DEVNULL, env=env)
         return done.returncode, done.stderr.decode("utf-8", "replace")
     return start
+
+
+def across(count, **settings):
+    """The same as several processes; {rank} in a setting is a process's number."""
+    def style(rank, processes_count, port):
+        environment, flags = processes.by_torchrun(rank, processes_count, port)
+        own = {k: str(v).format(rank=rank) for k, v in settings.items()}
+        return {**environment, "EMU_DEVICES": "4", **own}, flags
+    return processes.starter(count, style, [[str(mica.ROOT / "tests/emulated")]] * count)
 
 
 def request(rng, model, **more):
@@ -53,12 +63,12 @@ class Golden(test_golden.Golden):
 
 @unittest.skipIf(WITHOUT, WITHOUT)
 class LikeTheCpu(unittest.TestCase):
-    def compare(self, bodies, flags, cuda_flags=()):
+    def compare(self, bodies, flags, cuda_flags=(), start=None):
         folder = mica.GOLDEN / "granite"
         adapters = mica.adapters_of(folder)
         flags = ["--dtype", "float32", *flags]
         want = mica.run(bodies, folder, ["--device", "cpu", *flags], adapters)
-        got = mica.run(bodies, folder, [*CUDA, *flags, *cuda_flags], adapters, on_cuda())
+        got = mica.run(bodies, folder, [*CUDA, *flags, *cuda_flags], adapters, start or on_cuda())
         for w, g in zip(want, got):
             self.assertEqual(g["choices"][0]["token_ids"], w["choices"][0]["token_ids"])
             for a, b in zip(mica.token_logprobs(g), mica.token_logprobs(w)):
@@ -97,6 +107,14 @@ class LikeTheCpu(unittest.TestCase):
                                    mica.adapters_of(folder), on_cuda()) for more in ([], ["--enforce-eager"]))
             for a, b in zip(one, other):
                 self.assertEqual(mica.token_logprobs(a), mica.token_logprobs(b))
+
+    @unittest.skipIf(GPU, "the emulator's")
+    def test_tokens_reach_the_ranks_of_other_processes(self):
+        for ranks, count, seed in ((2, 2, "two"), (4, 2, "four"), (3, 3, "three")):
+            bodies = [{**b, "temperature": 0.7 * (i % 2), "seed": i, "max_tokens": 20, "ignore_eos": False,
+                       "repetition_penalty": 1.2, "stop_token_ids": mica.random_ids(mica.seeded(seed, i), 9)}
+                      for i, b in enumerate(self.bodies(seed, 9))]
+            self.compare(bodies, ["--max-num-seqs", 4, "--max-loras", 2], ["-tp", ranks], across(count))
 
     def test_penalties_biases_and_best(self):
         rng = mica.seeded("cuda", "picked")
@@ -141,18 +159,17 @@ class Step(unittest.TestCase):
     """What a decode step asks of cudart: one graph, one wait, one copy there, and back what was picked. While the
     host waits the next step is there already."""
 
-    def counts(self, tokens, more, flags):
+    def counts(self, tokens, more, flags, starter, process):
         rng = mica.seeded("step")
         with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "counts"
             body = {**request(rng, mica.BASE, **more), "max_tokens": tokens}
             # One thread, since several may wait for one another's uploads while the model is loaded.
             mica.run([body], mica.GOLDEN / "granite", [*CUDA, "--threads", 1, *flags],
-                     start=on_cuda(EMU_COUNTS=path))
-            return json.loads(path.read_text())
+                     start=starter(EMU_COUNTS=pathlib.Path(folder) / process))
+            return json.loads((pathlib.Path(folder) / process.format(rank=1)).read_text())
 
-    def per_step(self, more, flags=()):
-        few, many = (self.counts(tokens, more, flags) for tokens in (4, 24))
+    def per_step(self, more, flags=(), starter=on_cuda, process="alone"):
+        few, many = (self.counts(tokens, more, flags, starter, process) for tokens in (4, 24))
         return {name: (many[name] - few[name]) / 20 for name in few}
 
     def check(self, bytes_to_host, flags=(), **more):
@@ -162,6 +179,11 @@ class Step(unittest.TestCase):
 
     def test_greedy(self):
         self.check(12, logprobs=None)
+
+    def test_a_rank_of_another_process(self):
+        step = self.per_step({}, ["-tp", 2], lambda **settings: across(2, **settings), "process-{rank}")
+        self.assertEqual(step, {"waits": 0, "left_busy": 0, "bytes_to_host": 0, "graphs": 1, "copies_to_device": 1,
+                                "allocations": 0, "launches": 0})
 
     def test_with_log_probabilities(self):
         self.check(4 * 12, logprobs=3)
@@ -224,10 +246,10 @@ class Refusals(unittest.TestCase):
 
 @unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
 class Failures(unittest.TestCase):
-    def fails(self, flags, expected, **settings):
+    def fails(self, flags, expected, starter=on_cuda, **settings):
         lines = [mica.line_of("a", request(mica.seeded("failure"), mica.BASE))]
         begun = time.monotonic()
-        run = mica.run_lines(lines, mica.GOLDEN / "granite", [*CUDA, *flags], start=on_cuda(**settings))
+        run = mica.run_lines(lines, mica.GOLDEN / "granite", [*CUDA, *flags], start=starter(**settings))
         self.assertLess(time.monotonic() - begun, 30)
         self.assertEqual(run.status, 1, run)
         self.assertIn(expected, run.stderr)
@@ -239,6 +261,9 @@ class Failures(unittest.TestCase):
 
     def test_a_rank(self):
         self.fails(["-tp", 2], "CUDA device ", EMU_FAIL_LAUNCH=61)
+
+    def test_a_rank_of_another_process(self):
+        self.fails(["-tp", 2], "CUDA device ", across, count=2, EMU_FAIL_LAUNCH="{rank}0")
 
 
 if __name__ == "__main__":

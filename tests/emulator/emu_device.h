@@ -18,8 +18,9 @@ using Work = std::function<void()>;
 /* Queues work, or records it where the stream is being captured. */
 cudaError_t enqueue(cudaStream_t stream, Work work);
 
-/* Runs the next piece of a stream's work, if there is one and nobody else is at that device. */
-void help(cudaStream_t stream);
+/* Runs the next piece of a stream's work, if there is one, nobody else is at that device and, now that nobody
+ * can be, it is still needed. */
+void help(cudaStream_t stream, const std::function<bool()> &is_needed);
 
 /* A device that failed fails every later call, as a real one does. */
 void break_device(int device, cudaError_t error);

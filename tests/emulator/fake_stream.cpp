@@ -72,10 +72,10 @@ cudaError_t enqueue(cudaStream_t stream, Work work)
     return cudaSuccess;
 }
 
-void help(cudaStream_t stream)
+void help(cudaStream_t stream, const std::function<bool()> &is_needed)
 {
     std::unique_lock<std::recursive_mutex> lock(lock_of(stream), std::try_to_lock);
-    if (lock && !stream->working) run_until(stream, stream->done + 1);
+    if (lock && !stream->working && is_needed()) run_until(stream, stream->done + 1);
 }
 
 int stream_device(cudaStream_t stream)
