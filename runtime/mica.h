@@ -199,7 +199,7 @@ typedef struct mica_event {
 
 typedef struct mica_stats {
     uint32_t running, waiting;
-    uint64_t prompt_tokens, generated_tokens;   /* since open; prompt tokens count cached ones too */
+    uint64_t prompt_tokens, generated_tokens;   /* since open; a prompt, cached too, at its first token */
     uint64_t cached_prompt_tokens;
     uint64_t computed_tokens;                   /* rows of all steps */
     uint64_t steps, preemptions;
@@ -274,6 +274,8 @@ MICA_API rc_code mica_adapter_synthetic(mica *m, const char *name, uint32_t rank
 MICA_API rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_msg *err);
 
 MICA_API rc_code mica_submit(mica *m, const mica_request *request, uint64_t *id, rc_msg *err);
+/* Whether mica_submit() would take it now but for want of room; for whoever lets requests wait before. */
+MICA_API rc_code mica_check(mica *m, const mica_request *request, rc_msg *err);
 MICA_API void mica_cancel(mica *m, uint64_t id); /* unknown or ended: nothing; else MICA_CANCELLED events */
 
 /* How many tokens of the prompt the cache would give the request now: a hint for whoever chooses what to

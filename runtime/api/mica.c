@@ -246,21 +246,31 @@ static rc_code make_request(mica *m, const mica_request *q, rt_request **out, rc
     return code;
 }
 
+/* What a request names, NULL: base. Under the lock. */
+static rc_code find_adapter(mica *m, const mica_request *q, adapter_content **adapter, rc_msg *err)
+{
+    *adapter = NULL;
+    if (!q->model || !strcmp(q->model, m->model_name)) return RC_OK;
+    *adapter = mica__find_name(m, q->model);
+    if (*adapter) return RC_OK;
+    return rc_about(rc_fail(RC_NOT_FOUND, err, "the model '%.300s' does not exist", q->model), err, "model");
+}
+
+static rc_code give_adapter(mica *m, const mica_request *q, rt_request *r, rc_msg *err)
+{
+    adapter_content *adapter;
+    RC_TRY(find_adapter(m, q, &adapter, err));
+    return rt_request_set_adapter(r, q, adapter, &m->limits, err);
+}
+
 /* Finds the adapter and queues the request under one hold of the lock. */
 static rc_code queue_request(mica *m, const mica_request *q, rt_request *r, rc_msg *err)
 {
-    adapter_content *adapter = NULL;
     if (m->is_lost) {
         if (err) *err = m->why_lost;
         return RC_UNAVAILABLE;
     }
-    if (q->model && strcmp(q->model, m->model_name)) {
-        adapter = mica__find_name(m, q->model);
-        if (!adapter)
-            return rc_about(rc_fail(RC_NOT_FOUND, err, "the model '%.300s' does not exist", q->model), err,
-                            "model");
-    }
-    RC_TRY(rt_request_set_adapter(r, q, adapter, &m->limits, err));
+    RC_TRY(give_adapter(m, q, r, err));
     if (m->open_choices + r->choices_count > m->plan.engine.seqs_max)
         return rc_fail(RC_RESOURCE_EXHAUSTED, err, "%u sequences are waiting or running, which is the most",
                        m->open_choices);
@@ -274,21 +284,41 @@ static rc_code queue_request(mica *m, const mica_request *q, rt_request *r, rc_m
     return RC_OK;
 }
 
-rc_code mica_submit(mica *m, const mica_request *request, uint64_t *id, rc_msg *err)
+/* The caller's request, which may be of an older and smaller kind. */
+static rc_code take_request(const mica_request *request, mica_request *q, rc_msg *err)
 {
-    mica_request q = MICA_REQUEST_INIT;
-    rt_request *r;
-    rc_code code;
-    if (request->size > sizeof q)
+    *q = (mica_request)MICA_REQUEST_INIT;
+    if (request->size > sizeof *q)
         return rc_fail(RC_INVALID_ARGUMENT, err, "mica_request.size is %zu: use MICA_REQUEST_INIT",
                        request->size);
-    memcpy(&q, request, request->size);
+    memcpy(q, request, request->size);
+    return RC_OK;
+}
+
+rc_code mica_submit(mica *m, const mica_request *request, uint64_t *id, rc_msg *err)
+{
+    mica_request q;
+    rt_request *r;
+    RC_TRY(take_request(request, &q, err));
     RC_TRY(make_request(m, &q, &r, err));
     pthread_mutex_lock(&m->lock);
-    code = queue_request(m, &q, r, err);
+    rc_code code = queue_request(m, &q, r, err);
     if (code == RC_OK) *id = r->id;
     pthread_mutex_unlock(&m->lock);
     if (code != RC_OK) rt_request_free(r);
+    return code;
+}
+
+rc_code mica_check(mica *m, const mica_request *request, rc_msg *err)
+{
+    mica_request q;
+    rt_request *r;
+    RC_TRY(take_request(request, &q, err));
+    RC_TRY(make_request(m, &q, &r, err));
+    pthread_mutex_lock(&m->lock);
+    rc_code code = give_adapter(m, &q, r, err);
+    pthread_mutex_unlock(&m->lock);
+    rt_request_free(r);
     return code;
 }
 
@@ -306,22 +336,16 @@ void mica_cancel(mica *m, uint64_t id)
 /* ---- queries ---- */
 
 /* Whose K/V the request could use. False: it would be refused. */
-static bool whose_kv(mica *m, const mica_request *q, const int32_t *ids, uint32_t count, uint64_t *adapter,
+static bool whose_kv(mica *m, const mica_request *q, const int32_t *ids, uint32_t count, uint64_t *id,
                      uint32_t *adapted_from)
 {
-    *adapter = 0;
-    *adapted_from = ADAPTER_NEVER;
-    if (!q->model || !strcmp(q->model, m->model_name)) return !q->has_activation;
+    adapter_content *adapter;
     pthread_mutex_lock(&m->lock);
-    const adapter_content *found = mica__find_name(m, q->model);
-    if (found) {
-        *adapted_from = q->has_activation
-                            ? q->activation
-                            : adapter_find_activation(adapter_content_weights(found), ids, count);
-        if (*adapted_from != ADAPTER_NEVER) *adapter = adapter_content_id(found);
-    }
+    bool is_fine = find_adapter(m, q, &adapter, NULL) == RC_OK &&
+                   rt_request_activation(q, adapter, ids, count, &m->limits, adapted_from, NULL) == RC_OK;
+    *id = is_fine && *adapted_from != ADAPTER_NEVER ? adapter_content_id(adapter) : 0;
     pthread_mutex_unlock(&m->lock);
-    return found;
+    return is_fine;
 }
 
 static uint32_t cached_of(mica *m, const mica_request *q, const int32_t *ids, size_t count)
@@ -340,11 +364,10 @@ static uint32_t cached_of(mica *m, const mica_request *q, const int32_t *ids, si
 
 uint32_t mica_cached_tokens(mica *m, const mica_request *request)
 {
-    mica_request q = MICA_REQUEST_INIT;
+    mica_request q;
     int32_t *ids = NULL;
     size_t count;
-    if (request->size > sizeof q) return 0;
-    memcpy(&q, request, request->size);
+    if (take_request(request, &q, NULL) != RC_OK) return 0;
     if (q.prompt_logprobs >= 0) return 0;
     if (q.prompt_ids) return cached_of(m, &q, q.prompt_ids, q.prompt_ids_count);
     if (tokenize_prompt(m, &q, &ids, &count, NULL) != RC_OK) return 0;

@@ -255,28 +255,37 @@ rc_code rt_request_create(const mica_request *q, const int32_t *prompt, size_t p
     return RC_OK;
 }
 
-rc_code rt_request_set_adapter(rt_request *r, const mica_request *q, adapter_content *adapter,
-                               const rt_request_limits *l, rc_msg *msg)
+rc_code rt_request_activation(const mica_request *q, const adapter_content *adapter, const int32_t *prompt,
+                              uint32_t prompt_count, const rt_request_limits *l, uint32_t *activation,
+                              rc_msg *msg)
 {
     const adapter_weights *w = adapter ? adapter_content_weights(adapter) : NULL;
     bool is_alora = w && w->kind == ADAPTER_ALORA;
-    uint32_t activation = ADAPTER_NEVER;
+    *activation = ADAPTER_NEVER;
     if (q->has_activation) {
         if (!is_alora) return refuse(msg, "activation", "is for requests to an Activated LoRA adapter only");
-        if (q->activation >= r->prompt_count)
+        if (q->activation >= prompt_count)
             return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "activation must be in [0, %u), got %u",
-                                    r->prompt_count, q->activation),
+                                    prompt_count, q->activation),
                             msg, "activation");
-        activation = q->activation;
+        *activation = q->activation;
     } else if (w) {
-        activation = adapter_find_activation(w, r->prompt, r->prompt_count);
+        *activation = adapter_find_activation(w, prompt, prompt_count);
     }
-    if (is_alora && activation == ADAPTER_NEVER && (q->require_activation || l->require_activation))
+    if (is_alora && *activation == ADAPTER_NEVER && (q->require_activation || l->require_activation))
         return rc_about(
             rc_fail(RC_INVALID_ARGUMENT, msg,
                     "the invocation tokens of adapter '%.200s' are not in the prompt (require_activation)",
                     adapter_content_name(adapter)),
             msg, "require_activation");
+    return RC_OK;
+}
+
+rc_code rt_request_set_adapter(rt_request *r, const mica_request *q, adapter_content *adapter,
+                               const rt_request_limits *l, rc_msg *msg)
+{
+    uint32_t activation;
+    RC_TRY(rt_request_activation(q, adapter, r->prompt, r->prompt_count, l, &activation, msg));
     r->adapter = adapter;
     if (adapter) snprintf(r->adapter_name, sizeof r->adapter_name, "%s", adapter_content_name(adapter));
     r->activation = activation;

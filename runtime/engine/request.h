@@ -104,6 +104,10 @@ RC_MUST_CHECK rc_code rt_request_validate(const mica_request *q, const rt_reques
  * Errors INVALID_ARGUMENT (prompt, max_tokens), RESOURCE_EXHAUSTED (memory). */
 RC_MUST_CHECK rc_code rt_request_create(const mica_request *q, const int32_t *prompt, size_t prompt_count,
                                         const rt_request_limits *l, rt_request **out, rc_msg *msg);
+/* From where on an adapter (NULL: base) applies to a prompt, or ADAPTER_NEVER. Errors INVALID_ARGUMENT. */
+RC_MUST_CHECK rc_code rt_request_activation(const mica_request *q, const adapter_content *adapter,
+                                            const int32_t *prompt, uint32_t prompt_count,
+                                            const rt_request_limits *l, uint32_t *activation, rc_msg *msg);
 /* Points it at an adapter (NULL: base) and fixes the activation. Errors INVALID_ARGUMENT. */
 RC_MUST_CHECK rc_code rt_request_set_adapter(rt_request *r, const mica_request *q, adapter_content *adapter,
                                              const rt_request_limits *l, rc_msg *msg);

@@ -356,6 +356,15 @@ static rc_code check_names(const rt_server *s, const rt_caller *caller, const rt
     return RC_OK;
 }
 
+/* The engine's refusal in the words of a call. */
+static void explain(rc_code code, const char *model, rc_msg *msg)
+{
+    if (code == RC_NOT_FOUND && model)
+        rc_fail(code, msg, "lora_name: no adapter '%.300s' is loaded", model);
+    else if (code != RC_OK)
+        rt__generate_request_explain(msg);
+}
+
 /* Gives the engine a listed generation; events may come before mica_submit() has returned, and wait for the
  * lock. On failure it is listed no more. */
 static rc_code submit(rt_generation *g, rc_msg *msg)
@@ -366,10 +375,7 @@ static rc_code submit(rt_generation *g, rc_msg *msg)
     g->facts.max_tokens = g->request.q.max_tokens;
     rc_code code = mica_submit(g->server->m, &g->request.q, &g->id, msg);
     if (code == RC_OK && (g->is_aborted || g->is_over)) cancel(g);
-    if (code == RC_NOT_FOUND && model)
-        rc_fail(code, msg, "lora_name: no adapter '%.300s' is loaded", model);
-    else if (code != RC_OK)
-        rt__generate_request_explain(msg);
+    explain(code, model, msg);
     rt__generate_request_deinit(&g->request);
     if (code != RC_OK) rt__access_end(g->server->access, &g->item);
     pthread_mutex_unlock(&g->lock);
@@ -479,9 +485,12 @@ static rc_code wait_for_turn(rt_generation *g, const rt_tenant *tenant, rc_msg *
     r->salt = strdup(salt);
     if (!r->salt) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the request");
     r->q.cache_salt = r->salt;
+    rc_code code = mica_check(s->m, &r->q, msg); /* what would be refused inside neither waits nor counts */
+    explain(code, r->q.model, msg);
+    if (code != RC_OK) return code;
     g->item.prompt_tokens = keep && keep < r->q.prompt_ids_count ? keep : (uint32_t)r->q.prompt_ids_count;
     g->item.adapter_mib = missing_mib(s, r->q.model);
-    rc_code code = rt__access_arrive(s->access, &g->item, &retry_us, msg);
+    code = rt__access_arrive(s->access, &g->item, &retry_us, msg);
     if (code == RC_OK) return RC_OK;
     snprintf(seconds, sizeof seconds, "%" PRId64, (retry_us + 999999) / 1000000);
     if (retry_us) rpc_call_trailer(g->call, "retry-after", seconds);

@@ -218,6 +218,39 @@ static void what_is_cached_can_be_asked_before(void **state)
     mica_close(m);
 }
 
+/* mica_check() says what mica_submit() then says, and queues nothing. */
+static void what_would_be_refused_can_be_asked_before(void **state)
+{
+    static const char *const MODELS[] = {NULL, "alora", "lora", "nobody"};
+    mica *m = open_model(4);
+    uint64_t id;
+    rc_msg asked, said;
+    answer a;
+    int refused = 0;
+    (void)state;
+    assert_int_equal(mica_adapter_load(m, "alora", ADAPTER("alora-header"), &said), RC_OK);
+    assert_int_equal(mica_adapter_load(m, "lora", ADAPTER("lora-all"), &said), RC_OK);
+    for (unsigned i = 0; i < 64; i++) {
+        mica_request r = request(MODELS[i % 4], "How many blocks?", i & 4 ? 4 : 100000);
+        r.has_activation = i & 8;
+        r.activation = i & 16 ? 1000 : 2;
+        r.require_activation = i & 32;
+        r.user = &a;
+        a = (answer){0};
+        rc_code code = mica_check(m, &r, &asked);
+        assert_int_equal(mica_get_stats(m).waiting + mica_get_stats(m).running, 0);
+        assert_int_equal(mica_submit(m, &r, &id, &said), code);
+        refused += code != RC_OK;
+        if (code != RC_OK) {
+            assert_string_equal(asked.text, said.text);
+            assert_string_equal(asked.param, said.param);
+        }
+        finish_all(m);
+    }
+    assert_in_range(refused, 32, 60);
+    mica_close(m);
+}
+
 /* ---- many threads ---- */
 
 typedef struct crowd {
@@ -331,6 +364,7 @@ int main(void)
         cmocka_unit_test(a_request_may_be_cancelled_in_any_state_and_ends_once),
         cmocka_unit_test(base_and_an_activated_adapter_share_all_rows_before_the_activation),
         cmocka_unit_test(what_is_cached_can_be_asked_before),
+        cmocka_unit_test(what_would_be_refused_can_be_asked_before),
         cmocka_unit_test(threads_may_submit_cancel_load_and_unload_at_once),
         cmocka_unit_test(closing_ends_what_still_runs),
         cmocka_unit_test(int8_keeps_more_positions_in_the_same_memory),
