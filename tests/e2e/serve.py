@@ -1,5 +1,6 @@
 """Starts `mica serve` and gives stock grpcio stubs for it, which protoc makes from proto/ on first use."""
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -97,6 +98,11 @@ class Server:
             assert status == 0, f"exit status {status}\n{self.said()}"
 
 
+def slow_device():
+    """Flags: a device that ends a step each 10 ms and computes nothing (bench/idle_device.c); tokens count up."""
+    return ["--load-format", "dummy", "--device", "cuda", "--plugin-dir", mica.build_dir() / "idle_device"]
+
+
 def sha256(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -108,6 +114,11 @@ def bearer(key):
 def tenant(name, **more):
     """An entry of a tenants file; its key is NAME-key."""
     return {"name": name, "key_sha256": sha256(f"{name}-key"), **more}
+
+
+def tenants_text(*tenants, admin=True):
+    """A tenants file; the admin's key is root-key."""
+    return json.dumps({**({"admin_key_sha256": sha256("root-key")} if admin else {}), "tenants": tenants})
 
 
 def request_of(body, request_id=""):

@@ -1,5 +1,4 @@
 """`mica bench serve` against a real server: counts, adapters, tenants, conversations, traces, refusals."""
-import hashlib
 import json
 import pathlib
 import re
@@ -17,7 +16,7 @@ import serve
 GRANITE = mica.GOLDEN / "granite"
 ADAPTERS = {name: GRANITE / "adapters" / name for name in ("lora-all", "lora-o")}
 FLAGS = ("--max-model-len", "512", "--kv-cache-memory-bytes", "64M")
-TENANTS = [{"name": "acme", "adapters": ["*"]}, {"name": "blue", "adapters": ["lora-o"]}]
+TENANTS = (serve.tenant("acme", adapters=["*"]), serve.tenant("blue", adapters=["lora-o"]))
 KEYS = "acme=acme-key:3,blue=blue-key"
 
 
@@ -31,8 +30,7 @@ class BenchServe(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
         path = pathlib.Path(cls.folder.name) / "tenants.json"
-        path.write_text(json.dumps({"tenants": [
-            {**t, "key_sha256": hashlib.sha256(f"{t['name']}-key".encode()).hexdigest()} for t in TENANTS]}))
+        path.write_text(serve.tenants_text(*TENANTS, admin=False))
         cls.open = serve.Server(GRANITE, FLAGS, ADAPTERS)
         cls.keyed = serve.Server(GRANITE, [*FLAGS, "--tenants", path], ADAPTERS)
 

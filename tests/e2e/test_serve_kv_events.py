@@ -1,5 +1,4 @@
 """--kv-events-config: what a subscriber learns of the cache over ZeroMQ, and that it is what the cache holds."""
-import hashlib
 import json
 import random
 import subprocess
@@ -355,15 +354,13 @@ class Off(unittest.TestCase):
                 self.assertFalse(server.control.GetKvEventSources(control.GetKvEventSourcesRequest()).sources)
 
     def test_a_tenant_is_not_told_where_events_are(self):
-        digest = {who: hashlib.sha256(who.encode()).hexdigest() for who in ("root", "acme")}
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump({"admin_key_sha256": digest["root"],
-                       "tenants": [{"name": "acme", "key_sha256": digest["acme"]}]}, file)
+            file.write(serve.tenants_text(serve.tenant("acme")))
             file.flush()
             with serve.Server(GRANITE, flags() + ["--tenants", file.name]) as server:
                 for who, count in (("root", 1), ("acme", 0)):
                     answer = server.control.GetKvEventSources(control.GetKvEventSourcesRequest(),
-                                                              metadata=(("authorization", f"Bearer {who}"),))
+                                                              metadata=serve.bearer(f"{who}-key"))
                     self.assertEqual(len(answer.sources), count)
                 serve.refused(self, lambda: server.control.GetKvEventSources(control.GetKvEventSourcesRequest()),
                               grpc.StatusCode.UNAUTHENTICATED)

@@ -1,6 +1,4 @@
 """--lora-lazy-load: a request may name an adapter below --lora-root that nobody has loaded."""
-import hashlib
-import json
 import pathlib
 import shutil
 import tempfile
@@ -138,14 +136,13 @@ class Lazy(Root):
 
 class Tenants(Root):
     def more_flags(self):
-        tenants = [{"name": name, "key_sha256": hashlib.sha256(name.encode()).hexdigest(), "adapters": adapters}
-                   for name, adapters in (("all", ["*"]), ("some", ["team/*"]), ("none", []))]
         path = self.at / "tenants.json"
-        path.write_text(json.dumps({"tenants": tenants}))
+        path.write_text(serve.tenants_text(*(serve.tenant(name, adapters=adapters) for name, adapters in
+                                             (("all", ["*"]), ("some", ["team/*"]), ("none", [])))))
         return ["--tenants", path]
 
     def test_a_tenant_brings_what_it_sees_and_nothing_else(self):
-        keys = {name: (("authorization", f"Bearer {name}"),) for name in ("all", "some", "none")}
+        keys = {name: serve.bearer(f"{name}-key") for name in ("all", "some", "none")}
         for name, lora in (("some", "one"), ("none", "one"), ("none", "team/two"), ("none", "nobody")):
             serve.refused(self, lambda n=name, a=lora: self.ids(a, keys[n]), Code.NOT_FOUND,
                           f"no adapter '{lora}' is loaded")

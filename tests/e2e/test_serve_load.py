@@ -39,8 +39,7 @@ def key(name):
 
 def tenants_file():
     f = tempfile.NamedTemporaryFile("w", suffix=".json")
-    json.dump({"admin_key_sha256": serve.sha256("root-key"),
-               "tenants": [serve.tenant(n, adapters=["*"], max_concurrency=24, max_queue=16) for n in TENANTS]}, f)
+    f.write(serve.tenants_text(*(serve.tenant(n, adapters=["*"], max_concurrency=24, max_queue=16) for n in TENANTS)))
     f.flush()
     return f
 

@@ -78,10 +78,11 @@ class Log(unittest.TestCase):
         self.assertEqual((line["status"], line["adapter"]), ("NOT_FOUND", "nobody"))
 
     def test_a_cancelled_request_says_so(self):
-        call = self.server.inference.GenerateStream(request(400, request_id="left"))
-        next(iter(call))
-        call.cancel()
-        line = line_of(self.server, "left")
+        with serve.Server(GRANITE, ["--enable-log-requests", *serve.slow_device()]) as server:
+            call = server.inference.GenerateStream(request(400, request_id="left"))
+            next(iter(call))
+            call.cancel()
+            line = line_of(server, "left")
         self.assertEqual((line["status"], line["finish"]), ("CANCELLED", "abort"))
 
     def test_a_hostile_id_stays_on_its_line(self):

@@ -11,7 +11,6 @@ import serve
 from serve import inference
 
 GRANITE = mica.GOLDEN / "granite"
-IDLE_DEVICE = "idle_device"  # bench/idle_device.c: 100 tokens/s for each, which count up
 STREAMS, TOKENS, CANCELLED_AT = 600, 40, 20
 
 
@@ -32,8 +31,7 @@ class Streams(unittest.TestCase):
         for name in ("config.json", "tokenizer.json"):
             shutil.copy(GRANITE / name, model)
         cls.vocab = json.loads((model / "config.json").read_text())["vocab_size"]
-        cls.server = serve.Server(model, ["--load-format", "dummy", "--device", "cuda", "--plugin-dir",
-                                          mica.build_dir() / IDLE_DEVICE, "--max-num-seqs", STREAMS,
+        cls.server = serve.Server(model, [*serve.slow_device(), "--max-num-seqs", STREAMS,
                                           "--max-num-batched-tokens", 8 * STREAMS, "--max-model-len", 128])
 
     @classmethod
