@@ -233,7 +233,6 @@ void rt_engine_submit(rt_engine *e, rt_request *r)
         fail_request(e, r);
         return;
     }
-    e->stats.prompt_tokens += r->prompt_count;
 }
 
 void rt_engine_cancel_choice(rt_engine *e, rt_choice *c)
@@ -425,6 +424,7 @@ static void take_item(rt_engine *e, const begun_step *s, const logit_item *item)
     }
     if (c->generated_count == 0 && c == &r->choices[0]) {
         r->cached_tokens = rt_sched_first_hit(e->sched, c->seq);
+        e->stats.prompt_tokens += r->prompt_count;
         e->stats.cached_tokens += r->cached_tokens;
     }
     if (!s->runs_ahead) expect_token(e, c);
