@@ -73,7 +73,8 @@ static rc_code start(mica *m, rc_msg *err)
     RC_TRY(rt_loader_create(&m->exec, m->plan.engine.slots_max, mica__wake, m, &m->loader, err));
     m->names = calloc(MICA__ADAPTERS_MAX, sizeof *m->names);
     m->event_text = malloc(MICA__EVENT_TEXT_BYTES);
-    if (!m->names || !m->event_text)
+    m->event_tokens = malloc(MICA__EVENT_TOKENS * sizeof *m->event_tokens);
+    if (!m->names || !m->event_text || !m->event_tokens)
         return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for the adapters' names");
     if (pthread_create(&m->thread, NULL, mica__run, m))
         return rc_fail(RC_INTERNAL, err, "the engine's thread could not be started");
@@ -163,6 +164,7 @@ static void close_all(mica *m, const char *line)
     pthread_cond_destroy(&m->work);
     pthread_cond_destroy(&m->op_ended);
     free(m->event_text);
+    free(m->event_tokens);
     for (uint32_t i = 0; i < m->names_count; i++) free(m->names[i].path);
     free(m->names);
     free(m->model_name);

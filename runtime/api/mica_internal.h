@@ -26,7 +26,8 @@
 #include "runtime/engine/loader.h"
 
 enum { MICA__KV_NAMES = 64 };
-enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTES = 1 << 16 };
+enum { MICA__ID_BUCKETS = 4096, MICA__ADAPTERS_MAX = 4096, MICA__EVENT_TEXT_BYTES = 1 << 16,
+       MICA__EVENT_TOKENS = 4096 };
 
 /* What options and model come to: every size of the engine. */
 typedef struct mica__plan {
@@ -106,6 +107,7 @@ struct mica {
     /* the poller's */
     rt_request *current;         /* whose event was given last */
     char *event_text;
+    mica_token *event_tokens;
 };
 
 /* runtime/api/mica.c */

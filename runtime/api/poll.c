@@ -91,15 +91,23 @@ static rt_choice *choice_with_news(rt_request *r)
     return NULL;
 }
 
-/* Turns tokens [consumed, count) into text, as far as the event's text has room. Gives the stop string met or
- * -1. */
+/* The choice's i-th token with what is known of it. */
+static mica_token token_of(const rt_choice *c, uint32_t i)
+{
+    if (c->request->logprobs >= 0) return c->generated[i];
+    return (mica_token){.id = c->tokens[c->request->prompt_count + i]};
+}
+
+/* Turns tokens [consumed, count) into an event's tokens and text, as far as it has room. Gives the stop
+ * string met or -1. */
 static int take_tokens(mica *m, rt_choice *c, uint32_t count, mica_finish finish, rt_text *text)
 {
     const rt_stops *stops = &c->request->stops;
     size_t room = rt_output_room(stops, m->limits.piece_max);
+    mica_token *t = m->event_tokens, *end = t + MICA__EVENT_TOKENS;
     int stop = -1;
-    while (c->consumed < count && stop < 0 && text->max - text->count >= 2 * room) {
-        mica_token *t = &c->generated[c->consumed++];
+    for (; c->consumed < count && stop < 0 && t < end && text->max - text->count >= 2 * room; t++) {
+        *t = token_of(c, c->consumed++);
         bool silent = finish == MICA_STOP && c->consumed == count && !stops->include_in_output;
         t->text_offset = c->output.text_bytes;
         stop = rt_output_push(&c->output, m->tokenizer, stops, t->id, silent, text);
@@ -131,7 +139,7 @@ static void make_event(mica *m, rt_choice *c, mica_event *event)
     if (stop < 0 && c->consumed < count) finish = MICA_RUNNING; /* the rest comes with the next event */
     if (stop < 0 && finish != MICA_RUNNING) rt_output_finish(&c->output, m->tokenizer, &text);
     *event = (mica_event){ .request = r->id, .user = r->user, .choice = c->index, .prompt = &r->prompt_view,
-                           .text = text.bytes, .text_bytes = text.count, .tokens = c->generated + from,
+                           .text = text.bytes, .text_bytes = text.count, .tokens = m->event_tokens,
                            .tokens_count = c->consumed - from, .finish = stop < 0 ? finish : MICA_STOP,
                            .stop_token = stop < 0 && finish == MICA_STOP ? c->stop_token : -1 };
     if (stop >= 0) {

@@ -284,7 +284,7 @@ static mica_token *token_of(const logit_item *item)
 {
     rt_choice *c = item->choice;
     return scores_prompt(item) ? &c->request->prompt_logprob[item->position + 1]
-                               : &c->generated[c->generated_count];
+                               : rt_choice_next(c);
 }
 
 /* How many of the best it is wanted with; -1: no log probabilities. */
@@ -403,7 +403,7 @@ static void expect_token(rt_engine *e, rt_choice *c)
 
 static void take_token(rt_engine *e, rt_choice *c)
 {
-    int32_t token = c->generated[c->generated_count].id;
+    int32_t token = rt_choice_next(c)->id;
     mica_finish finish;
     c->tokens[c->request->prompt_count + c->generated_count++] = token;
     e->stats.generated_tokens++;

@@ -158,7 +158,7 @@ static void lay_out_choice(rt_request *r, const mica_request *q, uint32_t i, con
     size_t held_max = rt_output_held_max(&r->stops, l->piece_max),
            k = q->logprobs > 0 ? (size_t)q->logprobs : 0;
     int32_t *tokens = take(a, (size_t)r->prompt_count + r->max_tokens, sizeof *tokens);
-    mica_token *generated = take(a, r->max_tokens, sizeof *generated);
+    mica_token *generated = take(a, q->logprobs < 0 ? 1 : r->max_tokens, sizeof *generated);
     mica_top *tops = take(a, r->max_tokens * k, sizeof *tops);
     char *held = take(a, held_max, 1);
     if (!a->base) return;

@@ -32,7 +32,7 @@ typedef struct rt_choice {
     /* engine's */
     uint32_t seq;                /* the scheduler's index */
     int32_t *tokens;             /* [prompt_count + max_tokens] prompt, then generated, then one to come */
-    mica_token *generated;       /* [max_tokens] */
+    mica_token *generated;       /* [max_tokens] where log probabilities are wanted, else one: see below */
     uint32_t generated_count, begun_count; /* begun: with one whose step is under way */
     uint32_t item;               /* of that step; its place there */
     mica_finish finish;
@@ -86,6 +86,13 @@ struct rt_request {
     int64_t admitted_published;
     mica_prompt prompt_view;     /* poller's */
 };
+
+/* The engine's: where the next token goes with what is known of it. Without log probabilities nothing is kept
+ * but its id, in tokens. */
+static inline mica_token *rt_choice_next(const rt_choice *c)
+{
+    return &c->generated[c->request->logprobs < 0 ? 0 : c->generated_count];
+}
 
 /* What a request is checked against. */
 typedef struct rt_request_limits {

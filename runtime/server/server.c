@@ -105,10 +105,10 @@ static void *poll_engine(void *arg)
     mica_event e;
     pthread_setname_np(pthread_self(), "poller");
     while (atomic_load(&s->is_polling)) {
-        int wait_ms = rt__generations_send_deferred(s, false, POLL_MS);
-        if (mica_poll(s->m, wait_ms, &e)) rt__generation_event(s, &e);
+        rt__generations_send_due(s, rt_now_ns());
+        if (mica_poll(s->m, s->later.count ? 1 : POLL_MS, &e)) rt__generation_event(s, &e);
     }
-    (void)rt__generations_send_deferred(s, true, 0);
+    rt__generations_send_due(s, INT64_MAX);
     return NULL;
 }
 
@@ -207,7 +207,6 @@ rc_code rt_server_open(const rt_server_options *options, mica *m, rt_server **ou
     s->m = m;
     s->info = mica_get_info(m);
     s->is_serving = true;
-    s->deferred_end = &s->deferred;
     make_instance_id(s);
     pthread_mutex_init(&s->lock, NULL);
     s->metrics = rt__metrics_create();

@@ -16,6 +16,7 @@
 #include "runtime/server/line_log.h"
 #include "runtime/server/metrics.h"
 #include "runtime/server/rpc_core.h"
+#include "runtime/server/send_wheel.h"
 #include "runtime/server/server.h"
 
 typedef struct rt_generation rt_generation;
@@ -38,7 +39,8 @@ struct rt_server {
     bool has_poller;
     atomic_bool is_draining, is_polling;
     rt_lora_jobs *lora_jobs;
-    rt_generation *deferred, **deferred_end; /* the poller's: streams with news that were sent some lately */
+    atomic_int send_ns;                      /* that sending a message takes, of late */
+    rt_send_wheel later;                     /* the poller's: streams with news that were sent some lately */
     pthread_mutex_t lock;                    /* of what follows */
     rt_generation *generations;              /* given to the engine and not over */
     atomic_uint generations_count;           /* which may be read without it */
@@ -53,9 +55,7 @@ void rt__generation_written(rpc_call *c);
 void rt__generation_closed(rpc_call *c, bool cancelled);
 void rt__generation_freed(void *generation);
 void rt__generation_event(rt_server *s, const mica_event *e); /* the poller's */
-/* The poller's: sends what has been deferred for long enough, or all of it. Gives milliseconds until there is
- * more to do, at most most_ms. */
-int rt__generations_send_deferred(rt_server *s, bool all, int most_ms);
+void rt__generations_send_due(rt_server *s, int64_t now_ns); /* the poller's: what was deferred until then */
 bool rt__generations_left(rt_server *s);
 void rt__generations_abort(rt_server *s, const rt_caller *caller, const char *request_id, size_t bytes);
 /* The adapter that it waited for is there, or not; on a thread of the jobs. */

@@ -3,9 +3,9 @@
  *     start()    decodes, submits or is held         closed()   cancels what the client left
  *     poller     gathers an event, sends if idle     written()  sends what came meanwhile
  *
- * Many streams at once are sent to less often each, so that sending does not take more than a core: a message
- * costs the same with one token and with two. What comes sooner is deferred; the poller sends it when it is
- * due.
+ * Many streams at once are sent to less often each, so that sending takes no more than a part of a core: a
+ * message costs the same with one token and with two. What comes sooner is deferred; the poller sends it when
+ * it is due.
  *
  * The engine's part holds a reference to the call until its last event, so neither end outlives the other.
  * With tenants (access.h) a generation waits outside the engine until it is its tenant's turn. */
@@ -18,15 +18,15 @@
 #include "runtime/server/request_log.h"
 #include "runtime/server/server_internal.h"
 
-/* Between two messages of a stream: microseconds for each stream there is, at most; below LEAST none. */
-enum { SEND_US = 20, SEND_MOST_US = 20000, SEND_LEAST_US = 1000 };
+/* Between two messages of a stream passes twice what sending one to each stream takes, so that it takes half
+ * of a core; less than LEAST is left out. What one takes is a moving mean. */
+enum { SPACING_LEAST_NS = 1000000, SPACING_MOST_NS = 20000000, MEAN_OF = 64, SEND_MOST_NS = 100000 };
 
 struct rt_generation {
     rt_server *server;
     rpc_call *call;
     rt_generation *next, **link; /* under the server's lock */
-    rt_generation *next_deferred; /* the poller's, as is: */
-    int64_t due_ns;
+    rt_send_item later; /* the poller's */
     char *request_id;            /* NULL: none was sent */
     char *adapter, *tenant;      /* for the log; NULL: none */
     bool is_stream, is_echoed;
@@ -76,6 +76,13 @@ static void add_trailers(const rt_generation *g)
     rpc_call_trailer(g->call, "mica-activation", g->reply.activation == MICA_NEVER ? "none" : number);
 }
 
+/* One that the kernel interrupted says little about the others. */
+static void count_send(rt_server *s, int64_t ns)
+{
+    int mean = atomic_load(&s->send_ns), took = ns < SEND_MOST_NS ? (int)ns : SEND_MOST_NS;
+    atomic_store(&s->send_ns, mean + (took - mean) / MEAN_OF);
+}
+
 /* Sends what there is. A stream has the prompt's facts in a message of their own; a single answer is one. */
 static void send(rt_generation *g, rt_bytes *message)
 {
@@ -96,6 +103,7 @@ static void send(rt_generation *g, rt_bytes *message)
         g->is_writing = true;
         g->sent_ns = rt_now_ns();
         rpc_call_write(g->call, message->data, message->count);
+        count_send(g->server, rt_now_ns() - g->sent_ns);
     }
 }
 
@@ -110,45 +118,38 @@ static void send_if_idle(rt_generation *g)
 /* Nanoseconds that have to pass between two messages of a stream. */
 static int64_t least_interval(const rt_server *s)
 {
-    int64_t us = (int64_t)SEND_US * atomic_load(&s->generations_count);
-    if (us < SEND_LEAST_US) return 0;
-    return 1000 * (us < SEND_MOST_US ? us : SEND_MOST_US);
+    int64_t ns = (int64_t)atomic_load(&s->send_ns) * atomic_load(&s->generations_count) * 2;
+    if (ns < SPACING_LEAST_NS) return 0;
+    return ns < SPACING_MOST_NS ? ns : SPACING_MOST_NS;
 }
 
 /* On the poller. */
 static void send_or_defer(rt_generation *g)
 {
     rt_server *s = g->server;
-    int64_t due = g->sent_ns + least_interval(s);
+    int64_t now = rt_now_ns(), due = g->sent_ns + least_interval(s);
     bool is_last = g->reply.finish != MICA_RUNNING;
     if (!is_last && g->is_deferred) return;
-    if (is_last || !g->is_stream || !g->sent_ns || due <= rt_now_ns()) {
+    if (is_last || !g->is_stream || !g->sent_ns || due <= now) {
         send_if_idle(g);
         return;
     }
     rpc_call_hold(g->call);
     g->is_deferred = true;
-    g->due_ns = due;
-    g->next_deferred = NULL;
-    *s->deferred_end = g;
-    s->deferred_end = &g->next_deferred;
+    rt__send_wheel_add(&s->later, &g->later, now, due);
 }
 
-int rt__generations_send_deferred(rt_server *s, bool all, int most_ms)
+void rt__generations_send_due(rt_server *s, int64_t now_ns)
 {
-    int64_t now = rt_now_ns();
-    rt_generation *g;
-    for (; (g = s->deferred) && (all || g->due_ns <= now); rpc_call_release(g->call)) {
-        s->deferred = g->next_deferred;
-        if (!s->deferred) s->deferred_end = &s->deferred;
+    rt_send_item *item;
+    while ((item = rt__send_wheel_take(&s->later, now_ns))) {
+        rt_generation *g = (rt_generation *)((char *)item - offsetof(rt_generation, later));
         pthread_mutex_lock(&g->lock);
         g->is_deferred = false;
         send_if_idle(g);
         pthread_mutex_unlock(&g->lock);
+        rpc_call_release(g->call);
     }
-    if (!g) return most_ms;
-    int64_t ms = (g->due_ns - now + 999999) / 1000000;
-    return ms < most_ms ? (int)ms : most_ms;
 }
 
 static void observe(rt_generation *g, const mica_event *e)
