@@ -70,34 +70,32 @@ static bool next_tile(const work *w, run *r)
     return true;
 }
 
-/* The share of group i of `groups` in bringing the next tile's K rows closer; V rows alike. */
-static kv__ahead ahead_of(const work *w, const tile *t, uint32_t i)
+/* Rows of the next tile up to share i of `shares`. */
+static void bring_share(const tile *t, kv__ahead *ahead, uint32_t i, uint32_t shares)
 {
-    uint32_t first = i * t->share, end = first + t->share;
-    if (end > t->next_count) end = t->next_count;
-    return (kv__ahead){t->next + first, 0, end > first ? end - first : 0, w->row_lines};
+    uint32_t brought = (uint32_t)(ahead->rows - t->next);
+    ahead->count = t->next_count * (i + 1) / shares - brought;
 }
 
 /* A tile for queries [first, end) of the unit, which start with query `head` of a row that sees `visible`
- * of its positions; each next row sees one more. */
-static void attend_tile(const work *w, tile *t, uint32_t first, uint32_t end, uint32_t head, uint32_t visible)
+ * of its positions; each next row sees one more. Groups of queries are about equal, so that none of them has
+ * few accumulators. Taking the tile's rows and each group bring an equal share of the next tile closer. */
+static void attend_tile(const work *w, const tile *t, uint32_t first, uint32_t end, uint32_t head,
+                        uint32_t visible)
 {
     uint32_t groups = (end - first + KV__QUERIES - 1) / KV__QUERIES;
-    t->share = (KV_TILE + groups - 1) / groups;
-    if (t->share > KV__SHARE_MAX) t->share = KV__SHARE_MAX;
-    t->brought = t->share * groups;
-    w->form->take_keys(w, t);
-    w->form->take_values(w, t);
+    kv__ahead ahead = {.rows = t->next, .row_bytes = w->row_bytes, .value_offset = w->value_offset};
+    bring_share(t, &ahead, 0, groups + 1);
+    w->form->take_keys(w, t, &ahead);
+    w->form->take_values(w, t, &ahead);
     for (uint32_t q = first, n, group = 0; q < end; q += n, group++) {
         uint32_t row = (head + q - first) / w->ratio, sees = visible + row;
-        n = end - q;
-        if (KV__EVEN_GROUPS && group < groups) n = (end - q + groups - group - 1) / (groups - group);
+        n = group < groups ? (end - q + groups - group - 1) / (groups - group) : end - q;
         if (n > KV__QUERIES) n = KV__QUERIES;
         uint32_t left_in_row = (row + 1) * w->ratio - (head + q - first);
         if (sees < KV_TILE && n > left_in_row) n = left_in_row;
-        kv__ahead keys = ahead_of(w, t, group), values = keys;
-        values.offset = w->value_offset;
-        w->form->attend(w, keys, values, q, n, sees < KV_TILE ? sees : KV_TILE);
+        if (group < groups) bring_share(t, &ahead, group + 1, groups + 1);
+        w->form->attend(w, &ahead, q, n, sees < KV_TILE ? sees : KV_TILE);
     }
 }
 
@@ -197,7 +195,6 @@ void RC_FAMILY(kv_attn_cpu)(const kv_attn *a, uint32_t part, uint32_t parts, voi
     w.block_shift = (uint32_t)__builtin_ctz(a->layout->block_tokens);
     w.is_int8 = a->layout->element_bytes == 1;
     w.row_bytes = (uint32_t)kv_row_bytes(a->layout);
-    w.row_lines = (w.row_bytes + KV__LINE - 1) / KV__LINE;
     w.value_offset = a->layout->kv_heads * kv_head_bytes(a->layout);
     w.k = take(&at, (size_t)dim * KV_TILE);
     w.v = take(&at, (size_t)padded * KV_TILE);

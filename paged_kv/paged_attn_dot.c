@@ -40,7 +40,7 @@ typedef struct product {
     uint32_t depth;
     bool is_odd;       /* one more pair follows, whose second half counts as zero */
     bool adds;         /* to what c holds */
-    kv__ahead ahead;
+    kv__ahead *ahead;
 } product;
 
 typedef __m512 sums[KV__QUERIES][KV__VECTORS];
@@ -60,6 +60,7 @@ ALWAYS void dot_body(const product *m, uint32_t at, const int queries, const int
 {
     const product p = *m;
     const uint32_t *b = p.b + at;
+    kv__ahead ahead = *p.ahead; /* in registers meanwhile */
     __m512i row[KV__VECTORS];
     sums sum;
     for (int q = 0; q < queries; q++)
@@ -67,7 +68,7 @@ ALWAYS void dot_body(const product *m, uint32_t at, const int queries, const int
             sum[q][v] = p.adds ? _mm512_loadu_ps(p.c + q * p.c_stride + at + RC_LANES * v)
                                : _mm512_setzero_ps();
     for (uint32_t i = 0; i < p.depth; i++, b += p.b_stride) {
-        kv__bring_next(&p.ahead, i);
+        kv__bring_next(&ahead);
         for (int v = 0; v < vectors; v++) row[v] = _mm512_loadu_si512(b + RC_LANES * v);
         add_dots(sum, &p, i, row, queries, vectors);
     }
@@ -76,6 +77,7 @@ ALWAYS void dot_body(const product *m, uint32_t at, const int queries, const int
             row[v] = _mm512_and_si512(_mm512_loadu_si512(b + RC_LANES * v), _mm512_set1_epi32(0xffff));
         add_dots(sum, &p, p.depth, row, queries, vectors);
     }
+    *p.ahead = ahead;
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++)
             _mm512_storeu_ps(p.c + q * p.c_stride + at + RC_LANES * v, sum[q][v]);
@@ -128,62 +130,99 @@ static inline __attribute__((always_inline)) __m512i load(const char *row, float
     return (__m512i)_mm512_cvtne2ps_pbh(b, a);
 }
 
-/* 16 positions' rows to k[d / 2][at ..]. */
-static inline __attribute__((always_inline)) void turn(const char *const rows[16], const float scales[16],
-                                                       uint32_t dim, float *k, const bool is_int8)
+/* Pairs of lines to bring while 32 elements of 16 positions are turned: what memory gives in that time. */
+enum { PAIRS_A_TURN = 4 };
+
+/* 16 positions' elements from d on, of which there are 2 * pairs, to k[d / 2][at ..]. */
+ALWAYS void turn_some(const char *const rows[16], const float scales[16], uint32_t d, uint32_t dim, float *k,
+                      const uint32_t pairs, const bool is_int8)
 {
-    for (uint32_t d = 0; d < dim; d += 2 * RC_LANES) {
-        uint32_t pairs = (dim - d) / 2 < RC_LANES ? (dim - d) / 2 : RC_LANES;
-        rc_vf r[16];
-        for (int i = 0; i < 16; i++) r[i] = (__m512)load(rows[i], scales[i], d, dim, is_int8);
-        rc_vf_transpose(r);
-        for (uint32_t j = 0; j < pairs; j++) rc_vf_store(k + (size_t)(d / 2 + j) * KV_TILE, r[j]);
+    rc_vf r[16];
+    bool whole = pairs == RC_LANES && !is_int8;
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        r[i] = whole ? rc_vf_load_bits(rows[i] + 2 * d) : (__m512)load(rows[i], scales[i], d, dim, is_int8);
+    rc_vf_transpose(r);
+#pragma GCC unroll 16
+    for (uint32_t j = 0; j < pairs; j++) rc_vf_store(k + (size_t)(d / 2 + j) * KV_TILE, r[j]);
+}
+
+ALWAYS void turn(const kv__work *w, const char *const rows[16], const float scales[16], float *k,
+                 kv__ahead *ahead, const bool is_int8)
+{
+    for (uint32_t d = 0; d < w->dim; d += 2 * RC_LANES) {
+        for (int i = 0; i < PAIRS_A_TURN; i++) kv__bring_next(ahead);
+        if (w->dim - d >= 2 * RC_LANES) turn_some(rows, scales, d, w->dim, k, RC_LANES, is_int8);
+        else turn_some(rows, scales, d, w->dim, k, (w->dim - d) / 2, is_int8);
     }
 }
 
-static void take_keys(const kv__work *w, const kv__tile *tile)
+static void take_keys(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
 {
     for (uint32_t t = 0; t < tile->count; t += RC_LANES) {
-        const char *rows[16];
+        const char *some[16], *const *rows = tile->rows + t;
         float scales[16];
-        for (uint32_t i = 0; i < 16; i++) {
-            rows[i] = kv__row(w, tile, t + i, 0);
-            scales[i] = kv__scale(w, tile, t + i, 0);
-            kv__bring_row(w, tile, t + i, 0);
+        for (uint32_t i = 0; i < 16 && w->is_int8; i++) scales[i] = kv__scale(w, tile, t + i, 0);
+        if (t + 16 > tile->count) { /* the tile ends among them */
+            for (uint32_t i = 0; i < 16; i++) some[i] = kv__row(w, tile, t + i, 0);
+            rows = some;
         }
-        if (w->is_int8) turn(rows, scales, w->dim, w->k + t, true);
-        else turn(rows, scales, w->dim, w->k + t, false);
+        if (w->is_int8) turn(w, rows, scales, w->k + t, ahead, true);
+        else turn(w, rows, scales, w->k + t, ahead, false);
     }
 }
 
-/* Positions t and t + 1 to v[.][d]: word d is element d of both. */
-static inline __attribute__((always_inline)) void pair_up(const kv__work *w, const kv__tile *tile, uint32_t t,
-                                                          uint32_t *v, const bool is_int8)
+/* What vpermt2w takes to put the words of two vectors side by side: of their lower and upper halves. */
+typedef struct word_pairs {
+    __m512i lower, upper;
+} word_pairs;
+
+static word_pairs side_by_side(void)
 {
-    const char *even = kv__row(w, tile, t, w->value_offset), *odd = kv__row(w, tile, t + 1, w->value_offset);
-    float even_scale = is_int8 ? kv__scale(w, tile, t, w->value_offset) : 0;
-    float odd_scale = is_int8 ? kv__scale(w, tile, t + 1, w->value_offset) : 0;
     const __m512i counts = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i both = _mm512_mullo_epi32(counts, _mm512_set1_epi32(0x10001));
-    const __m512i words = _mm512_add_epi32(both, _mm512_set1_epi32(32 << 16)); /* of b: from 32 on */
-    const __m512i upper = _mm512_add_epi16(words, _mm512_set1_epi16(16));
-    for (uint32_t d = 0; d < w->dim; d += 2 * RC_LANES) {
-        __m512i a = load(even, even_scale, d, w->dim, is_int8), b = load(odd, odd_scale, d, w->dim, is_int8);
-        _mm512_storeu_si512(v + d, _mm512_permutex2var_epi16(a, words, b));
-        if (w->dim - d <= RC_LANES) continue;
-        _mm512_storeu_si512(v + d + RC_LANES, _mm512_permutex2var_epi16(a, upper, b));
+    const __m512i lower = _mm512_add_epi32(both, _mm512_set1_epi32(32 << 16)); /* of the second: from 32 on */
+    return (word_pairs){lower, _mm512_add_epi16(lower, _mm512_set1_epi16(16))};
+}
+
+/* Rows of two positions to v: word d is element d of both. */
+ALWAYS void pair_up(const word_pairs *by, const char *even, const char *odd, const float scales[2],
+                    uint32_t dim, uint32_t *v, const bool is_int8)
+{
+    uint32_t d = 0;
+    for (; !is_int8 && d + 2 * RC_LANES <= dim; d += 2 * RC_LANES) {
+        __m512i a = _mm512_loadu_si512(even + 2 * d), b = _mm512_loadu_si512(odd + 2 * d);
+        _mm512_storeu_si512(v + d, _mm512_permutex2var_epi16(a, by->lower, b));
+        _mm512_storeu_si512(v + d + RC_LANES, _mm512_permutex2var_epi16(a, by->upper, b));
+    }
+    for (; d < dim; d += 2 * RC_LANES) {
+        __m512i a = load(even, scales[0], d, dim, is_int8), b = load(odd, scales[1], d, dim, is_int8);
+        _mm512_storeu_si512(v + d, _mm512_permutex2var_epi16(a, by->lower, b));
+        if (dim - d <= RC_LANES) continue;
+        _mm512_storeu_si512(v + d + RC_LANES, _mm512_permutex2var_epi16(a, by->upper, b));
     }
 }
 
-static void take_values(const kv__work *w, const kv__tile *tile)
+ALWAYS void pair_all(const kv__work *w, const kv__tile *tile, kv__ahead *ahead, const bool is_int8)
 {
-    for (uint32_t t = 0; t < tile->count; t += 2) {
-        kv__bring_row(w, tile, t, w->value_offset);
-        kv__bring_row(w, tile, t + 1, w->value_offset);
-        uint32_t *to = (uint32_t *)w->v + (size_t)t / 2 * w->padded;
-        if (w->is_int8) pair_up(w, tile, t, to, true);
-        else pair_up(w, tile, t, to, false);
+    const word_pairs by = side_by_side();
+    const size_t offset = w->value_offset;
+    const uint32_t dim = w->dim, padded = w->padded, count = tile->count;
+    const char *const *rows = tile->rows;
+    uint32_t *to = (uint32_t *)w->v;
+    for (uint32_t t = 0; t < count; t += 2, to += padded) {
+        float scales[2] = {0};
+        for (uint32_t i = 0; i < 2 && is_int8; i++) scales[i] = kv__scale(w, tile, t + i, offset);
+        for (uint32_t d = 0; d < dim; d += 4 * RC_LANES) kv__bring_next(ahead);
+        pair_up(&by, rows[t] + offset, t + 1 < count ? rows[t + 1] + offset : (const char *)w->zeros, scales,
+                dim, to, is_int8);
     }
+}
+
+static void take_values(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
+{
+    if (w->is_int8) pair_all(w, tile, ahead, true);
+    else pair_all(w, tile, ahead, false);
 }
 
 /* 2^x to 7.5e-5 for finite x <= 127, a fiftieth of a bf16's last place; 0 below -150.
@@ -229,17 +268,19 @@ static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
     _mm512_storeu_ps(w->sum + RC_LANES * query, sum);
 }
 
-static void attend(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
-                   uint32_t visible)
+static void attend(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
 {
     product scores = {.a = (uint32_t *)w->q + (size_t)query * (w->dim / 2), .a_stride = w->dim / 2,
                       .b = (uint32_t *)w->k, .b_stride = KV_TILE, .c = w->p, .c_stride = KV_TILE,
-                      .depth = w->dim / 2, .ahead = keys};
+                      .depth = w->dim / 2, .ahead = ahead};
     dot(&scores, n, (visible + RC_LANES - 1) / RC_LANES);
-    for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
+    for (uint32_t i = 0; i < n; i++) {
+        kv__bring_next(ahead);
+        weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
+    }
     product mean = {.a = (uint32_t *)w->p, .a_stride = KV_TILE, .b = (uint32_t *)w->v, .b_stride = w->padded,
                     .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible / 2,
-                    .is_odd = visible % 2, .adds = true, .ahead = values};
+                    .is_odd = visible % 2, .adds = true, .ahead = ahead};
     dot(&mean, n, w->padded / RC_LANES);
 }
 

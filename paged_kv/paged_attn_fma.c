@@ -24,7 +24,7 @@ typedef struct product {
     size_t c_stride;
     uint32_t depth;
     bool adds; /* to what c holds */
-    kv__ahead ahead;
+    kv__ahead *ahead;
 } product;
 
 /* c[q][v] (+)= sum over i < depth, in order, of a[q][i] * b[i][v]; v from `at` on. */
@@ -33,19 +33,21 @@ static inline __attribute__((always_inline)) void mac_body(const product *m, uin
 {
     const product p = *m;
     const float *b = p.b + at;
+    kv__ahead ahead = *p.ahead; /* in registers meanwhile */
     rc_vf sum[KV__QUERIES][KV__VECTORS];
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++)
             sum[q][v] = p.adds ? rc_vf_load(p.c + q * p.c_stride + at + RC_LANES * v) : rc_vf_zero();
     for (uint32_t i = 0; i < p.depth; i++, b += p.b_stride) {
         rc_vf row[KV__VECTORS];
-        kv__bring_next(&p.ahead, i);
+        if (i % 2) kv__bring_next(&ahead);
         for (int v = 0; v < vectors; v++) row[v] = rc_vf_load(b + RC_LANES * v);
         for (int q = 0; q < queries; q++) {
             rc_vf x = rc_vf_set1(p.a[q * p.a_stride + i]);
             for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_fma(x, row[v], sum[q][v]);
         }
     }
+    *p.ahead = ahead;
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) rc_vf_store(p.c + q * p.c_stride + at + RC_LANES * v, sum[q][v]);
 }
@@ -120,7 +122,7 @@ static void turn_f32(const char *const rows[16], uint32_t dim, float *k)
     }
 }
 
-static void take_keys(const kv__work *w, const kv__tile *tile)
+static void take_keys(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
 {
     for (uint32_t t = 0; t < tile->count; t += RC_LANES) {
         const char *rows[16];
@@ -128,7 +130,7 @@ static void take_keys(const kv__work *w, const kv__tile *tile)
         for (uint32_t i = 0; i < 16; i++) {
             rows[i] = kv__row(w, tile, t + i, 0);
             scales[i] = kv__scale(w, tile, t + i, 0);
-            kv__bring_row(w, tile, t + i, 0);
+            if (i % 2) kv__bring_next(ahead);
         }
         if (w->is_int8)
             turn_int8(rows, scales, w->dim, w->k + t);
@@ -161,10 +163,10 @@ static void widen_row(const char *row, uint32_t element_bytes, uint32_t dim, flo
     }
 }
 
-static void take_values(const kv__work *w, const kv__tile *tile)
+static void take_values(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
 {
     for (uint32_t t = 0; t < tile->count; t++) {
-        kv__bring_row(w, tile, t, w->value_offset);
+        if (t % 2) kv__bring_next(ahead);
         const char *row = tile->rows[t] + w->value_offset;
         float *to = w->v + (size_t)t * w->padded;
         if (w->is_int8)
@@ -174,16 +176,15 @@ static void take_values(const kv__work *w, const kv__tile *tile)
     }
 }
 
-static void attend(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
-                   uint32_t visible)
+static void attend(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
 {
     product scores = {.a = w->q + (size_t)query * w->dim, .a_stride = w->dim, .b = w->k, .b_stride = KV_TILE,
-                      .c = w->p, .c_stride = KV_TILE, .depth = w->dim, .ahead = keys};
+                      .c = w->p, .c_stride = KV_TILE, .depth = w->dim, .ahead = ahead};
     mac(&scores, n, (visible + RC_LANES - 1) / RC_LANES);
     for (uint32_t i = 0; i < n; i++) kv__weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
     product mean = {.a = w->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
                     .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible,
-                    .adds = true, .ahead = values};
+                    .adds = true, .ahead = ahead};
     mac(&mean, n, w->padded / RC_LANES);
 }
 

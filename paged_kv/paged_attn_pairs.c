@@ -22,7 +22,7 @@ typedef struct product {
     float *c;          /* [queries][c_stride] */
     size_t c_stride;
     uint32_t depth;
-    kv__ahead ahead;
+    kv__ahead *ahead;
 } product;
 
 ALWAYS void add_step(rc_vf sum[], rc_vf row, const float *const a[], uint32_t i, const int queries)
@@ -49,6 +49,7 @@ ALWAYS void scores_body(const product *m, uint32_t at, const int queries)
     const product p = *m;
     const uint32_t *words = (const uint32_t *)p.b + at;
     const float *a[KV__QUERIES];
+    kv__ahead ahead = *p.ahead;
     rc_vf sum[KV__QUERIES];
 #pragma GCC unroll 8
     for (int q = 0; q < queries; q++) {
@@ -56,9 +57,10 @@ ALWAYS void scores_body(const product *m, uint32_t at, const int queries)
         sum[q] = rc_vf_zero();
     }
     for (uint32_t i = 0; i < p.depth; i += 4, words += 2 * KV_TILE) {
-        kv__bring_next(&p.ahead, i / 4);
+        kv__bring_next(&ahead);
         score_pairs(sum, words, a, i, queries);
     }
+    *p.ahead = ahead;
 #pragma GCC unroll 8
     for (int q = 0; q < queries; q++) rc_vf_store(p.c + q * p.c_stride + at, sum[q]);
 }
@@ -69,6 +71,7 @@ ALWAYS void mean_body(const product *m, uint32_t at, const int queries)
     const product p = *m;
     const uint16_t *const *rows = p.b;
     const float *a[KV__QUERIES];
+    kv__ahead ahead = *p.ahead;
     rc_vf sum[KV__QUERIES];
     uint32_t t = 0;
 #pragma GCC unroll 8
@@ -77,28 +80,24 @@ ALWAYS void mean_body(const product *m, uint32_t at, const int queries)
         sum[q] = rc_vf_load(p.c + q * p.c_stride + at);
     }
     for (; t + 4 <= p.depth; t += 4) {
-        kv__bring_next(&p.ahead, t / 4);
+        kv__bring_next(&ahead);
 #pragma GCC unroll 4
         for (uint32_t j = 0; j < 4; j++) add_step(sum, rc_vf_load_bf16(rows[t + j] + at), a, t + j, queries);
     }
     for (; t < p.depth; t++) add_step(sum, rc_vf_load_bf16(rows[t] + at), a, t, queries);
+    *p.ahead = ahead;
 #pragma GCC unroll 8
     for (int q = 0; q < queries; q++) rc_vf_store(p.c + q * p.c_stride + at, sum[q]);
 }
 
 #define CASE(n)                        \
     case n:                            \
-        if (sums) mean_body(&p, at, n); \
-        else scores_body(&p, at, n);   \
+        if (sums) mean_body(p, at, n); \
+        else scores_body(p, at, n);   \
         break
-/* All `vectors` of columns, each of which brings its share of the next rows. */
-ALWAYS void multiply(const product *whole, bool sums, uint32_t queries, uint32_t vectors)
+ALWAYS void multiply(const product *p, bool sums, uint32_t queries, uint32_t vectors)
 {
-    for (uint32_t v = 0; v < vectors; v++) {
-        product p = *whole;
-        uint32_t first = p.ahead.count * v / vectors, at = RC_LANES * v;
-        p.ahead.count = p.ahead.count * (v + 1) / vectors - first;
-        p.ahead.rows += first;
+    for (uint32_t at = 0; at < RC_LANES * vectors; at += RC_LANES) {
         switch (queries) {
             CASE(1);
             CASE(2);
@@ -121,37 +120,34 @@ ALWAYS void turn(const char *const rows[8], size_t offset, uint32_t *k)
     for (int i = 0; i < 8; i++) _mm256_storeu_ps((float *)(void *)(k + (size_t)i * KV_TILE), r[i]);
 }
 
-static void take_keys(const kv__work *w, const kv__tile *tile)
+static void take_keys(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
 {
     for (uint32_t t = 0; t < tile->count; t += 8) {
         const char *rows[8];
         for (uint32_t i = 0; i < 8; i++) {
             rows[i] = kv__row(w, tile, t + i, 0);
-            kv__bring_row(w, tile, t + i, 0);
+            if (i % 2) kv__bring_next(ahead);
         }
         for (uint32_t d = 0; d < w->dim; d += 16)
             turn(rows, d * sizeof(uint16_t), (uint32_t *)(void *)w->k + (size_t)d / 2 * KV_TILE + t);
     }
 }
 
-static void take_values(const kv__work *w, const kv__tile *tile)
+static void take_values(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
 {
     const char **rows = (const char **)(void *)w->v;
-    for (uint32_t t = 0; t < tile->count; t++) {
-        kv__bring_row(w, tile, t, w->value_offset);
-        rows[t] = tile->rows[t] + w->value_offset;
-    }
+    (void)ahead;
+    for (uint32_t t = 0; t < tile->count; t++) rows[t] = tile->rows[t] + w->value_offset;
 }
 
-static void attend(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
-                   uint32_t visible)
+static void attend(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
 {
     product scores = {.a = w->q + (size_t)query * w->dim, .a_stride = w->dim, .b = w->k, .c = w->p,
-                      .c_stride = KV_TILE, .depth = w->dim, .ahead = keys};
+                      .c_stride = KV_TILE, .depth = w->dim, .ahead = ahead};
     multiply(&scores, false, n, (visible + RC_LANES - 1) / RC_LANES);
     for (uint32_t i = 0; i < n; i++) kv__weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
     product mean = {.a = w->p, .a_stride = KV_TILE, .b = w->v, .c = w->out + (size_t)query * w->padded,
-                    .c_stride = w->padded, .depth = visible, .ahead = values};
+                    .c_stride = w->padded, .depth = visible, .ahead = ahead};
     multiply(&mean, true, n, w->padded / RC_LANES);
 }
 

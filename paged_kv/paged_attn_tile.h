@@ -25,30 +25,22 @@ enum { KV__QUERIES = 5, KV__VECTORS = 1 };
 enum { KV__QUERIES = 2, KV__VECTORS = 1 };
 #endif
 
-/* What one group of queries brings of the next tile at most; and whether groups are about equal, so that none
- * of them has few accumulators. */
-#if defined(__AVX2__) && !defined(__AVX512F__)
-enum { KV__SHARE_MAX = KV_TILE, KV__EVEN_GROUPS = 1 };
-#else
-enum { KV__SHARE_MAX = KV_TILE / 2, KV__EVEN_GROUPS = 0 };
-#endif
-
 /* Where the K rows of one K/V head lie that a tile is made of, and those of the tile after it, which are
  * brought closer meanwhile. V rows lie value_offset bytes further. */
 typedef struct kv__tile {
     const char *const *rows, *const *next;
     const char *const *scales; /* of int8 rows */
     uint32_t count, next_count;
-    uint32_t share;   /* of the next rows that each group of queries brings closer */
-    uint32_t brought; /* by all groups; the rows after them are brought while rows are taken */
 } kv__tile;
 
-/* Rows to bring closer while a product runs, one an iteration: reading K/V and computing overlap only where
- * the reads are spread over the whole tile. */
+/* Rows to bring closer while a tile is worked on, a line of K and one of V at a time. Reading and computing
+ * overlap only where the reads are spread over the whole tile: what is asked for faster than memory gives it,
+ * Zen 5 drops. K and V in turn are two streams, of which a thread reads 29 GB/s; one after the other, 19. */
 typedef struct kv__ahead {
-    const char *const *rows;
-    size_t offset;
-    uint32_t count, lines; /* rows, and lines of each */
+    const char *const *rows;  /* the next one */
+    uint32_t count;           /* rows left */
+    uint32_t line, row_bytes; /* bytes of the next row that are brought, and of a row */
+    size_t value_offset;
 } kv__ahead;
 
 typedef struct kv__work kv__work;
@@ -56,20 +48,18 @@ typedef struct kv__work kv__work;
 typedef struct kv__form {
     /* One query's dim floats, times the scale, become w->q's row. */
     void (*take_query)(const kv__work *w, uint32_t query, const float *from);
-    /* The tile's K becomes w->k, its V w->v. */
-    void (*take_keys)(const kv__work *w, const kv__tile *tile);
-    void (*take_values)(const kv__work *w, const kv__tile *tile);
-    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. `keys`
-     * and `values` are brought closer meanwhile. */
-    void (*attend)(const kv__work *w, kv__ahead keys, kv__ahead values, uint32_t query, uint32_t n,
-                   uint32_t visible);
+    /* The tile's K becomes w->k, its V w->v. What `ahead` has is brought closer meanwhile. */
+    void (*take_keys)(const kv__work *w, const kv__tile *tile, kv__ahead *ahead);
+    void (*take_values)(const kv__work *w, const kv__tile *tile, kv__ahead *ahead);
+    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. */
+    void (*attend)(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible);
 } kv__form;
 
 /* What one part works in. The operands q, k, v are in the form's own layout; all of a unit's queries. */
 struct kv__work {
     const kv_attn *a;
     const kv__form *form;
-    uint32_t dim, padded, ratio, block_shift, row_bytes, row_lines;
+    uint32_t dim, padded, ratio, block_shift, row_bytes;
     bool is_int8;
     size_t value_offset;
     float *q;     /* [queries][dim] floats of room */
@@ -90,20 +80,24 @@ extern const kv__form RC_FAMILY(kv__form_pairs);
 extern const kv__form RC_FAMILY(kv__form_dot);
 #endif
 
-/* Into the L2: twice as many rows wait there as the L1 has buffers for, and half a tile of rows would not
- * stay in the L1 beside the operands. */
+#if defined(__AVX512BF16__)
+static inline void kv__bring(const char *line) { __builtin_prefetch(line, 0, 3); }
+#else
+/* Into the L2: the L1 has no room for it beside float32 operands. */
 static inline void kv__bring(const char *line) { __builtin_prefetch(line, 0, 2); }
+#endif
 
-static inline void kv__bring_row(const kv__work *w, const kv__tile *tile, uint32_t t, size_t offset)
+static inline void kv__bring_next(kv__ahead *ahead)
 {
-    if (t < tile->brought || t >= tile->next_count) return;
-    for (uint32_t i = 0; i < w->row_lines; i++) kv__bring(tile->next[t] + offset + KV__LINE * i);
-}
-
-static inline void kv__bring_next(const kv__ahead *ahead, uint32_t i)
-{
-    if (i >= ahead->count) return;
-    for (uint32_t j = 0; j < ahead->lines; j++) kv__bring(ahead->rows[i] + ahead->offset + KV__LINE * j);
+    if (!ahead->count) return;
+    const char *line = *ahead->rows + ahead->line;
+    kv__bring(line);
+    kv__bring(line + ahead->value_offset);
+    ahead->line += KV__LINE;
+    if (ahead->line < ahead->row_bytes) return;
+    ahead->line = 0;
+    ahead->rows++;
+    ahead->count--;
 }
 
 /* Row t of the tile, or zeros past its end. */
