@@ -25,7 +25,8 @@
 enum {
     DIRECT_ROWS = PANEL_ROWS < 4 ? PANEL_ROWS : 4, /* more share the cost of expanding; registers are out */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
-    CODES_AHEAD = 2048,  /* bytes of a stream over weights; from 4096 on one row is 10 % slower */
+    CODES_AHEAD = 2048,  /* bytes of a stream over weights while it is expanded, a group at once */
+    LINES_AHEAD = 8192,  /* while rows read the codes, a line at a time: 4096 is 12 % slower on Zen 5 */
     RUNS_MAX = RT_X_BYTES / 2 / RT_QUANT_RUN_MIN,
     SUM_RUN = 32         /* k of a run of the formats that have minima */
 };
@@ -128,9 +129,10 @@ static void expand_scales(const rt_quant *q, const uint8_t *d, const stretch *s,
     }
 }
 
-ALWAYS void prefetch_group(const uint8_t *group, size_t bytes)
+ALWAYS void prefetch(const uint8_t *at, size_t bytes)
 {
-    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(group + CODES_AHEAD + line, 0, 3);
+#pragma GCC unroll 2
+    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line, 0, 3);
 }
 
 /* ---- tiles ---- */
@@ -261,6 +263,8 @@ TILES(min_dot)
 ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k, rc_vf sum[][VECTORS],
                         const bool dots, const int bits, int rows)
 {
+    const int bytes = 16 * bits; /* of codes for these 4 k */
+    prefetch(b->codes + bytes * line + LINES_AHEAD, (size_t)bytes);
 #pragma GCC unroll 2
     for (int o = 0; o < 4; o += 2, k += 2) {
 #if DOT
@@ -348,8 +352,8 @@ ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
     begin(t, acc, rows);
     for (uint32_t k0 = 0; k0 < t->s->depth; k0 += q->group) {
         b.codes = t->codes + k0 / q->group * group_bytes;
-        prefetch_group(b.codes, group_bytes);
-        group_scales s = scales_of(q, b.codes + q->group / RT_QUANT_BLOCK * codes_bytes, bits);
+        const uint8_t *d = b.codes + q->group / RT_QUANT_BLOCK * codes_bytes;
+        group_scales s = scales_of(q, d, bits);
         for (uint32_t k = k0, i = 0; k < k0 + q->group; k += RT_QUANT_BLOCK, b.codes += codes_bytes) {
             sum_run(t, &b, 0, k, sum, dots, bits, rows);
             scale_from(&s, i++, t, acc, sum, run++, rows);
@@ -420,7 +424,7 @@ static void expand(const rt_matrix *m, uint32_t panel, uint32_t k0, stretch *s)
     const uint8_t *group = stretch_codes(m, panel, k0);
     for (uint32_t k = 0; k < s->depth; k += q->group, group += group_bytes) {
         const uint8_t *codes = group;
-        prefetch_group(group, group_bytes);
+        prefetch(group + CODES_AHEAD, group_bytes);
         for (uint32_t b = 0; b < q->group; b += RT_QUANT_BLOCK, codes += codes_bytes)
             expand_codes(q, codes, s, k + b);
         expand_scales(q, codes, s, k / q->run);
