@@ -44,7 +44,8 @@ find_library(MICA_NCCL nccl NAMES nccl libnccl.so.2 PATHS ${places} PATH_SUFFIXE
              ../nccl/lib NO_DEFAULT_PATH)
 function(mica_cuda_plugin)
     mica_cuda_objects(objects paged_kv/kv_write_cuda.cu paged_kv/paged_attn_cuda.cu paged_kv/paged_attn_cuda_plain.cu
-                      adapters/lora_cuda.cu runtime/backend/cuda_ops.cu runtime/backend/cuda_pick.cu)
+                      adapters/lora_cuda.cu runtime/backend/cuda_ops.cu runtime/backend/cuda_pick.cu
+                      runtime/backend/cuda_quant.cu)
     add_library(mica_cuda MODULE ${objects}
         adapters/lora_cuda_plan.c
         paged_kv/paged_attn_cuda_plan.c
@@ -54,6 +55,8 @@ function(mica_cuda_plugin)
         runtime/backend/cuda_group.c
         runtime/backend/cuda_matrix.c
         runtime/backend/cuda_pick_plan.c
+        runtime/backend/cuda_quant.c
+        runtime/backend/cuda_quant_panels.c
         runtime/backend/cuda_step.c
         runtime/backend/cuda_upload.c
         runtime/backend/pool.c

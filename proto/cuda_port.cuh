@@ -21,6 +21,7 @@
 #include <cuda_emu.h>
 #else
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #define KSMEM_DYN(T, name)                                                                                   \

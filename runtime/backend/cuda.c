@@ -155,7 +155,7 @@ static size_t cuda_bytes(const rt_device_options *o)
     /* y of a tile, whose widest is the logits' */
     size_t tile_y = o->batch_invariant ? o->host_floats * sizeof(float) : 0;
     return s.kv + s.scratch + s.attention + s.lora + s.words + s.table + s.tile + tile_y + s.sums +
-           s.weights + s.picked + 2 * s.drawn + RT_CUDA_WORKSPACE;
+           s.weights + s.picked + 2 * s.drawn + RT_CUDA_WORKSPACE + RT_CUDA_EXPANDED;
 }
 
 static rc_code take_device_memory(rt_device *d, rc_msg *msg)
@@ -173,6 +173,7 @@ static rc_code take_device_memory(rt_device *d, rc_msg *msg)
     RC_TRY(rt_cuda__alloc(d, s.drawn, (void **)&d->drawn, "tokens", msg));
     RC_TRY(rt_cuda__alloc(d, s.drawn, (void **)&d->before, "tokens", msg));
     RC_TRY(rt_cuda__alloc(d, RT_CUDA_WORKSPACE, &d->workspace, "cuBLASLt's workspace", msg));
+    RC_TRY(rt_cuda__alloc(d, RT_CUDA_EXPANDED, (void **)&d->expanded, "codes made numbers", msg));
     return rt_cuda__alloc(d, s.kv, &d->kv, "K/V", msg);
 }
 
@@ -233,7 +234,8 @@ static void cuda_close(rt_device *d)
     if (d->uploads) cudaStreamSynchronize(d->uploads);
     void *on_device[] = {d->scratch, d->attention, d->lora, d->words,     d->table,
                          d->tile_x,  d->tile_y,    d->sums, d->workspace, d->kv,
-                         d->weights, d->picked,    d->drawn, d->before};
+                         d->weights, d->picked,    d->drawn, d->before,
+                         d->expanded};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++) cudaFree(on_device[i]);
     for (uint32_t i = 0; i < RT_CUDA_DESCRIPTORS; i++) {
         cudaFreeHost(d->descriptors[i]);
@@ -314,6 +316,7 @@ static const rt_backend backend = {
     .quant_bytes = rt_cuda__quant_bytes,
     .quant_create = rt_cuda__quant_create,
     .quant_fill = rt_cuda__quant_fill,
+    .quant_join = rt_cuda__quant_join,
     .adapter_attach = rt_cuda__adapter_attach,
     .adapter_detach = rt_cuda__adapter_detach,
     .kv_buffer = cuda_kv_buffer,

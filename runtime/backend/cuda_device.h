@@ -22,6 +22,7 @@
 #include "runtime/backend/backend.h"
 #include "runtime/backend/cuda_ops.h"
 #include "runtime/backend/cuda_pick.h"
+#include "runtime/backend/cuda_quant.h"
 #include "runtime/backend/pool.h"
 
 enum {
@@ -32,7 +33,10 @@ enum {
     RT_CUDA_TILE = 64,       /* rows of every product, with batch_invariant */
     RT_CUDA_DESCRIPTORS = 2, /* the host fills one while the other is still being sent */
     RT_CUDA_PICKED = RT_STEPS_AHEAD + 1,
-    RT_CUDA_GRAPHS = 64
+    RT_CUDA_GRAPHS = 64,
+    RT_CUDA_PARTS = 3,
+    RT_CUDA_EXPANDED = 32 << 20, /* bytes of codes that are made numbers at a time */
+    RT_CUDA_CODES_MOST = 64      /* rows: with more, codes become numbers first; an estimate */
 };
 
 /* The step's plans on the device: offsets in words. */
@@ -85,9 +89,18 @@ struct rt_matrix { /* row-major, rows `stride` elements apart */
     uint32_t n, k;
     size_t stride;
     rc_dtype stored;
-    const rt_quant *quant; /* NULL, or what its rows come in: they are kept as numbers */
+    const rt_quant *quant; /* NULL, or what its rows come in */
     void *data;
     rt_cuda_shape *shapes[2]; /* without and with a bias */
+    /* Kept as codes: data is panels. Shapes are those of as many rows as become bf16 at a time. */
+    bool has_codes;
+    rt_cuda_codes codes;
+    rt_cuda_shape *rest_shapes[2]; /* of the last rows, where they are fewer */
+    uint8_t *packed;               /* the panels on the host, until all rows are there */
+    atomic_uint filled;            /* rows */
+    /* Or matrices below each other. */
+    rt_matrix *parts[RT_CUDA_PARTS];
+    uint32_t parts_count;
 };
 
 struct rt_device {
@@ -97,6 +110,7 @@ struct rt_device {
     cudaStream_t stream, uploads;
     cublasLtHandle_t blas;
     void *workspace;
+    uint16_t *expanded; /* RT_CUDA_EXPANDED: rows of codes as bf16 */
     rt_cuda_shape *shapes;
     rt_pool *pool;
     /* on the device */
@@ -184,12 +198,22 @@ rc_code rt_cuda__matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype st
 void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
                           size_t src_stride);
 void rt_cuda__matrix_destroy(rt_device *d, rt_matrix *m);
+/* The shape's entry, made where there is none. NULL: no memory. */
+rt_cuda_shape *rt_cuda__shape(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, bool has_bias);
+/* By cuBLASLt; x as the weight is stored. */
+cublasStatus_t rt_cuda__multiply(rt_device *d, const rt_linear *l, const void *x, size_t x_stride);
+void rt_cuda__linear(rt_device *d, const rt_linear *l);
+void rt_cuda__shapes_destroy(rt_device *d);
+
+/* cuda_quant.c */
 size_t rt_cuda__quant_bytes(uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x);
 rc_code rt_cuda__quant_create(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x,
                               rt_matrix **out, rc_msg *msg);
+rc_code rt_cuda__quant_join(rt_device *d, rt_matrix *const *parts, uint32_t count, rt_matrix **out,
+                            rc_msg *msg);
 void rt_cuda__quant_fill(rt_matrix *m, uint32_t row, const void *blocks);
-void rt_cuda__linear(rt_device *d, const rt_linear *l);
-void rt_cuda__shapes_destroy(rt_device *d);
+/* x: bf16 */
+cublasStatus_t rt_cuda__codes_product(rt_device *d, const rt_linear *l, const void *x, size_t x_stride);
 
 /* cuda_adapters.c */
 rc_code rt_cuda__adapter_attach(rt_device *d, uint32_t slot, const adapter_weights *w, rc_dtype stored,

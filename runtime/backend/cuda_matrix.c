@@ -13,8 +13,7 @@ size_t rt_cuda__matrix_bytes(uint32_t n, uint32_t k, rc_dtype stored)
     return n * row_bytes(k, stored);
 }
 
-/* The shape's entry, made where there is none. NULL: no memory. */
-static rt_cuda_shape *shape_of(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, bool has_bias)
+rt_cuda_shape *rt_cuda__shape(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, bool has_bias)
 {
     for (rt_cuda_shape *s = d->shapes; s; s = s->next)
         if (s->n == n && s->k == k && s->stored == stored && s->has_bias == has_bias) return s;
@@ -57,8 +56,8 @@ rc_code rt_cuda__matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype st
     RC_TRY(widen_tile(d, n, msg));
     rt_matrix shape = {.device = d, .n = n, .k = k, .stride = rt_cuda_padded(k), .stored = stored};
     for (int has_bias = 0; has_bias < 2; has_bias++)
-        shape.shapes[has_bias] = shape_of(d, n, k, stored, has_bias);
-    rt_matrix *m = malloc(sizeof *m);
+        shape.shapes[has_bias] = rt_cuda__shape(d, n, k, stored, has_bias);
+    rt_matrix *m = calloc(1, sizeof *m);
     if (!m || !shape.shapes[0] || !shape.shapes[1]) {
         free(m);
         return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a %u x %u matrix", n, k);
@@ -77,7 +76,9 @@ void rt_cuda__matrix_destroy(rt_device *d, rt_matrix *m)
 {
     if (!m) return;
     rt_cuda__rest(d);
+    for (uint32_t i = 0; i < m->parts_count; i++) rt_cuda__matrix_destroy(d, m->parts[i]);
     cudaFree(m->data);
+    free(m->packed);
     free(m);
 }
 
@@ -106,45 +107,6 @@ void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void 
             rt_cuda__stage_send(m->device, stage, (char *)m->data + (row + done) * each, now * each);
         rt_cuda__check(m->device, error, "upload");
     }
-}
-
-/* Quantised rows become numbers: bf16 where x would be rounded to it, else float32. */
-static rc_dtype kept_as(bool rounds_x)
-{
-    return rounds_x ? RC_BF16 : RC_F32;
-}
-
-size_t rt_cuda__quant_bytes(uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x)
-{
-    (void)format;
-    return rt_cuda__matrix_bytes(n, k, kept_as(rounds_x));
-}
-
-rc_code rt_cuda__quant_create(rt_device *d, uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x,
-                              rt_matrix **out, rc_msg *msg)
-{
-    RC_ASSERT(k % format->group == 0);
-    RC_TRY(rt_cuda__matrix_create(d, n, k, kept_as(rounds_x), out, msg));
-    (*out)->quant = format;
-    return RC_OK;
-}
-
-void rt_cuda__quant_fill(rt_matrix *m, uint32_t row, const void *blocks)
-{
-    const rt_quant *q = m->quant;
-    const uint8_t *block = blocks;
-    char *stage = rt_cuda__stage_take(m->device);
-    for (uint32_t k = 0; k < m->k; k += q->group, block += q->block_bytes) {
-        float values[RT_QUANT_GROUP_MAX];
-        rt_quant_group g;
-        rt_quant_unpack(q, block, &g);
-        rt_quant_values(q, &g, values);
-        rt_cuda__convert(values, RC_F32, q->group, m->stored, stage + k * rc_dtype_bytes(m->stored));
-    }
-    size_t each = row_bytes(m->k, m->stored);
-    clear_padding(m, stage);
-    rt_cuda__check(m->device, rt_cuda__stage_send(m->device, stage, (char *)m->data + row * each, each),
-                   "upload");
 }
 
 /* A product as cuBLASLt has it. Its structs are the caller's, so nothing is allocated. */
@@ -194,7 +156,7 @@ static cublasStatus_t find_algo(rt_device *d, blas_product *p, cublasLtMatmulAlg
     return s;
 }
 
-static cublasStatus_t multiply(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
+cublasStatus_t rt_cuda__multiply(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
 {
     const rt_matrix *w = l->weight;
     rt_cuda_shape *shape = w->shapes[l->bias != NULL];
@@ -228,7 +190,7 @@ static cublasStatus_t multiply_tiles(rt_device *d, const rt_linear *l, const voi
                        cudaMemcpy2DAsync(d->tile_x, stride, (const char *)x + row * pitch, pitch, each, rows,
                                          cudaMemcpyDeviceToDevice, d->stream),
                        "tile");
-        cublasStatus_t s = multiply(d, &tile, d->tile_x, rt_cuda_padded(w->k));
+        cublasStatus_t s = rt_cuda__multiply(d, &tile, d->tile_x, rt_cuda_padded(w->k));
         if (s) return s;
         rt_cuda__check(d,
                        cudaMemcpy2DAsync(l->y + row * l->y_stride, l->y_stride * sizeof *l->y, d->tile_y, n,
@@ -276,13 +238,30 @@ static void add_deltas(rt_device *d, const rt_linear *l)
                    "adapters");
 }
 
+static cublasStatus_t product(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
+{
+    const rt_matrix *w = l->weight;
+    cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
+    if (w->has_codes) return rt_cuda__codes_product(d, l, x, x_stride);
+    if (!w->parts_count)
+        return (d->options.batch_invariant ? multiply_tiles : rt_cuda__multiply)(d, l, x, x_stride);
+    rt_linear part = *l;
+    for (uint32_t i = 0; !s && i < w->parts_count; i++) {
+        part.weight = w->parts[i];
+        s = product(d, &part, x, x_stride);
+        part.y += part.weight->n;
+        part.bias = l->bias ? part.bias + part.weight->n : NULL;
+    }
+    return s;
+}
+
 void rt_cuda__linear(rt_device *d, const rt_linear *l)
 {
     if (!rt_cuda__launches(d) || !l->rows) return;
     size_t stride = l->x_stride;
     const void *x = l->weight->stored == RC_BF16 ? rounded(d, l, &stride) : l->x;
     d->rounded = NULL;
-    cublasStatus_t s = (d->options.batch_invariant ? multiply_tiles : multiply)(d, l, x, stride);
+    cublasStatus_t s = product(d, l, x, stride);
     if (s) {
         char line[200];
         snprintf(line, sizeof line, "cuBLASLt: %s for %u rows of a %u x %u matrix",

@@ -140,7 +140,11 @@ void rt_cuda__embed(rt_device *d, const rt_matrix *table, uint32_t first, const 
     rt_cuda_rows r = {.y = h, .y_stride = h_stride, .rows = rows, .width = table->k};
     rt_cuda_table t = {table->data, table->stride, table->n, table->stored == RC_BF16};
     const int32_t *own = (const int32_t *)(d->words + d->step.tokens_at);
-    if (rt_cuda__launches(d))
+    if (!rt_cuda__launches(d)) return;
+    if (table->has_codes)
+        rt_cuda__check(
+            d, rt_cuda_codes_embed(&table->codes, &r, own, d->before, first, scale, d->stream), "embedding");
+    else
         rt_cuda__check(d, rt_cuda_embed(&r, &t, own, d->before, first, scale, d->stream), "embedding");
 }
 

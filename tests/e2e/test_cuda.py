@@ -9,6 +9,7 @@ import unittest
 
 import mica
 import processes
+import test_gguf_types
 import test_golden
 
 GPU = bool(os.environ.get("MICA_GPU"))
@@ -154,6 +155,48 @@ class LikeTheCpu(unittest.TestCase):
                 self.assertEqual(mica.token_logprobs(one), mica.token_logprobs(other))
 
 
+@unittest.skipIf(WITHOUT, WITHOUT)
+class Codes(unittest.TestCase):
+    """Quantised weights that stay codes: as near to float32's answers as the CPU's bfloat16. Where many rows are
+    multiplied at once weights are rounded as well as x, by which errors grow to about the root of two."""
+
+    def logprobs(self, model, flags, start=mica.start_alone):
+        rng = mica.seeded("codes")
+        # One row, a few, and more than are multiplied with codes.
+        bodies = [{"prompt": mica.random_ids(rng, n), "max_tokens": 8, "temperature": 0, "ignore_eos": True,
+                   "prompt_logprobs": 0, "logprobs": 0} for n in (2, 40, 150)]
+        answers = mica.run(bodies, model, flags, start=start)
+        scored = [row for a in answers for row in a["choices"][0]["prompt_logprobs"] if row]
+        return [next(iter(row.values()))["logprob"] for row in scored]
+
+    def check(self, model, *flags):
+        exact = self.logprobs(model, ["--device", "cpu", "--dtype", "float32", *flags])
+        cpu = self.logprobs(model, ["--device", "cpu", "--dtype", "bfloat16", *flags])
+        self.assertGreater(max(exact) - min(exact), 1, "the model says nothing")
+        for limit, *more in ((1.6,), (1.2, "--batch-invariant")):
+            cuda = self.logprobs(model, [*CUDA, "--dtype", "bfloat16", *flags, *more], on_cuda())
+            off, allowed = (sum(abs(x - y) for x, y in zip(got, exact, strict=True)) for got in (cuda, cpu))
+            self.assertLess(off, limit * allowed, more)
+
+    def test_every_type_and_mixed_ones(self):
+        kinds = [{"": kind} for kind in test_gguf_types.KINDS] + list(test_gguf_types.MIXES.values())
+        for kind in kinds:
+            with self.subTest(kind), tempfile.TemporaryDirectory() as folder:
+                stored, _ = test_gguf_types.random_tensors(mica.seeded("cuda gguf", *kind.values()), kind)
+                test_gguf_types.write_gguf(pathlib.Path(folder) / "model.gguf", stored)
+                self.check(pathlib.Path(folder) / "model.gguf")
+
+    def test_rounded_at_load(self):
+        for name in ("q8_0", "q4_0"):
+            self.check(mica.GOLDEN / "granite", "--quantization", name)
+
+    def test_on_ranks(self):
+        model = mica.GOLDEN / "granite"
+        flags = [*CUDA, "--dtype", "bfloat16", "--quantization", "q8_0"]
+        one, two = (self.logprobs(model, [*flags, *more], on_cuda()) for more in ([], ["-tp", 2]))
+        self.assertLess(max(abs(a - b) for a, b in zip(one, two, strict=True)), 0.1)
+
+
 @unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
 class Step(unittest.TestCase):
     """What a decode step asks of cudart: one graph, one wait, one copy there, and back what was picked. While the
@@ -228,9 +271,10 @@ class Refusals(unittest.TestCase):
     @unittest.skipIf(GPU, "the emulator's")
     def test_no_memory_at_any_allocation(self):
         flags = [*CUDA, "--num-gpu-blocks-override", 32]
-        for n in (1, 2, 5, 9, 14, 17, 20, 24):
-            with self.subTest(allocation=n):
-                self.refused("CUDA device 0", flags, EMU_FAIL_ALLOC=n)
+        for more in ([], ["--dtype", "bfloat16", "--quantization", "q8_0"]):
+            for n in (1, 2, 5, 9, 14, 17, 20, 24, 29):
+                with self.subTest(more, allocation=n):
+                    self.refused("CUDA device 0", [*flags, *more], EMU_FAIL_ALLOC=n)
 
     def test_a_plugin_that_is_none(self):
         with tempfile.TemporaryDirectory() as folder:

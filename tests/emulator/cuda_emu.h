@@ -23,6 +23,7 @@
 
 /* Before the macros below: its prototypes have parameters of these names. */
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <vector_functions.h>
 
