@@ -34,7 +34,7 @@ static bool has_avx512(void)
 static bool has_avx512_bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 /* Intel's vdpbf16ps has half the rate of its FMA (173 against 355 GFLOP/s on two Emerald Rapids cores);
- * AMD's, from Zen 4 on, has twice (467 against 230). */
+ * AMD's, from Zen 4 on, has twice (467 against 230; on Zen 5 1055 against 525). */
 static bool has_fast_bf16_dot(void)
 {
     unsigned a, b, c, d;
