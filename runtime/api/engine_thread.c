@@ -93,6 +93,17 @@ void mica__device_works(void *arg, bool begins)
     else pthread_mutex_lock(&m->engine_lock);
 }
 
+/* The lock is held, but while this waits. */
+static void wait_for_company(mica *m)
+{
+    int64_t at = rt_engine_next_at(m->engine);
+    if (!at) return;
+    struct timespec until = {.tv_sec = at / 1000000000, .tv_nsec = at % 1000000000};
+    pthread_mutex_unlock(&m->lock);
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+    pthread_mutex_lock(&m->lock);
+}
+
 void *mica__run(void *arg)
 {
     mica *m = arg;
@@ -102,6 +113,7 @@ void *mica__run(void *arg)
     while (!m->stopping) {
         while (!ran && !m->stopping && !m->woken && !m->commands && !m->op)
             pthread_cond_wait(&m->work, &m->lock);
+        wait_for_company(m);
         m->woken = false;
         pthread_mutex_lock(&m->engine_lock);
         while (m->commands) take_command(m);

@@ -19,9 +19,11 @@ typedef struct begun_step {
     logit_item *items;   /* [rows_max] in the order of its logit rows; choice NULL: it ended meanwhile */
     uint32_t items_count;
     bool runs_ahead;     /* the next one may begin before this one's tokens are known */
+    bool follows;        /* it began behind one that ran ahead, so the device had no pause before it */
+    rt_step step;        /* else its logits can be asked for */
 } begun_step;
 
-enum { STEPS = RT_STEPS_AHEAD + 1 };
+enum { STEPS = RT_STEPS_AHEAD + 1, SHORT_NS = 2000000 };
 
 struct rt_engine {
     rt_engine_options o;
@@ -32,7 +34,9 @@ struct rt_engine {
     rt_choice **choice_of;   /* [seqs_max] by the scheduler's index */
     begun_step steps[STEPS];
     begun_step *latest;      /* of them */
-    begun_step *ahead;       /* the latest, where its tokens are still to be taken; else NULL */
+    begun_step *begun;       /* the latest, where its tokens are still to be taken; else NULL */
+    int64_t ended_ns;        /* when the last step that ran ahead did */
+    int64_t step_ns;         /* what such a step takes: about the shortest of late; 0: not known */
     rt_pick *picks;          /* [rows_max] what is wanted of the latest, for the device */
     char *scratch;           /* [exec.parts] of the sampler */
     size_t scratch_bytes;
@@ -125,7 +129,8 @@ void rt_engine_destroy(rt_engine *e)
 {
     uint32_t stride;
     if (!e) return;
-    if (e->ahead) (void)e->o.exec.picked(e->o.exec.ctx, &stride); /* the device comes to rest */
+    if (e->begun && e->begun->step.is_picked)
+        (void)e->o.exec.picked(e->o.exec.ctx, &stride); /* the device comes to rest */
     free(e->scratch);
     free(e->steps[0].items);
     free(e->picks);
@@ -171,17 +176,21 @@ static void let_go(rt_engine *e, rt_request *r)
     if (r->salt_id) kv_salt_release(e->cache, r->salt_id);
 }
 
-/* What the device has begun for it, nobody wants any more. */
-static void forget_item(rt_engine *e, const rt_choice *c)
+/* What the device has begun for it, nobody wants any more. A choice whose token has just been taken has one
+ * row in the step behind; one that is cancelled may have had more, of its prompt. */
+static void forget_items(rt_engine *e, const rt_choice *c)
 {
     begun_step *s = e->latest;
     if (c->item < s->items_count && s->items[c->item].choice == c) s->items[c->item].choice = NULL;
+    if (!e->begun || e->begun->runs_ahead) return;
+    for (uint32_t i = 0; i < s->items_count; i++)
+        if (s->items[i].choice == c) s->items[i].choice = NULL;
 }
 
 static void end_choice(rt_engine *e, rt_choice *c, mica_finish finish)
 {
     rt_request *r = c->request;
-    forget_item(e, c);
+    forget_items(e, c);
     if (c->seq != RT_SEQ_NONE) {
         rt_sched_remove(e->sched, c->seq);
         e->choice_of[c->seq] = NULL;
@@ -302,11 +311,8 @@ static rt_history history_of(const rt_choice *c, uint32_t generated_count)
 
 static rt_pick pick_of(const logit_item *item, uint32_t vocab)
 {
-    rt_pick p = {.tops = tops_of(item, vocab)};
-    if (scores_prompt(item)) {
-        p.token = token_of(item)->id;
-        return p;
-    }
+    rt_pick p = {.token = scores_prompt(item) ? token_of(item)->id : 0, .tops = tops_of(item, vocab)};
+    if (scores_prompt(item)) return p;
     rt_sampling s = item->choice->request->sampling;
     s.choice = item->choice->index;
     p.sampling = &item->choice->request->sampling;
@@ -483,14 +489,14 @@ static uint32_t rows_of_host(const rt_engine *e, const begun_step *s, uint32_t f
     return count;
 }
 
-static bool read_host_rows(rt_engine *e, const begun_step *s, const rt_step *step)
+static bool read_host_rows(rt_engine *e, const begun_step *s)
 {
     const rt_exec *x = &e->o.exec;
     for (uint32_t first = 0, count; first < s->items_count; first += count ? count : 1) {
         count = rows_of_host(e, s, first);
         if (!count) continue;
         device_works(e, true);
-        logits_task task = {e, s->items + first, x->logits(x->ctx, step, first, count), count};
+        logits_task task = {e, s->items + first, x->logits(x->ctx, &s->step, first, count), count};
         device_works(e, false);
         if (!device_is_well(e)) return false;
         device_works(e, true);
@@ -500,17 +506,18 @@ static bool read_host_rows(rt_engine *e, const begun_step *s, const rt_step *ste
     return s->items_count || device_is_well(e);
 }
 
-/* Waits for it. step: itself, whose logits can still be had where it does not run ahead. */
-static bool end_step(rt_engine *e, const begun_step *s, const rt_step *step)
+/* Waits for it. */
+static bool end_step(rt_engine *e, const begun_step *s)
 {
-    if (!take_picks(e, s) || (!s->runs_ahead && !read_host_rows(e, s, step))) return false;
+    if (!take_picks(e, s) || (!s->runs_ahead && !read_host_rows(e, s))) return false;
     for (uint32_t i = 0; i < s->items_count; i++) take_item(e, s, &s->items[i]);
     return true;
 }
 
-static begun_step *begin_step(rt_engine *e, const rt_sched_entry *entries, uint32_t count, rt_step *step)
+static begun_step *begin_step(rt_engine *e, const rt_sched_entry *entries, uint32_t count)
 {
     begun_step *s = e->latest = &e->steps[e->latest == e->steps];
+    rt_step *step = &s->step;
     s->items_count = 0;
     s->runs_ahead = e->o.exec.picked != NULL;
     rt_batch_begin(e->batch, kv_tables(e->cache));
@@ -529,24 +536,43 @@ static begun_step *begin_step(rt_engine *e, const rt_sched_entry *entries, uint3
     return s;
 }
 
+static void note_end(rt_engine *e, const begun_step *s)
+{
+    int64_t now = rt_now_ns(), took = now - e->ended_ns, more = took - e->step_ns;
+    if (s->follows) e->step_ns = !e->step_ns || more < 0 ? took : e->step_ns + more / 8;
+    e->ended_ns = now;
+}
+
+int64_t rt_engine_next_at(const rt_engine *e)
+{
+    const begun_step *s = e->begun;
+    if (!s || !s->runs_ahead || !s->follows || e->step_ns < SHORT_NS) return 0;
+    return e->ended_ns + e->step_ns / 4 * 3;
+}
+
 /* Behind a step that runs ahead the next one begins before its tokens are taken: what it needs of them is on
- * the device. A choice that turns out to have ended has had a row in vain. */
+ * the device. A choice that turns out to have ended has had a row in vain. The next one's tokens are for the
+ * next call, so that these are handed out meanwhile. */
 bool rt_engine_step(rt_engine *e)
 {
     const rt_sched_entry *entries;
-    begun_step *before = e->ahead, *now = NULL;
-    uint32_t count = e->is_lost ? 0 : rt_sched_plan(e->sched, &entries);
-    rt_step step;
-    e->ahead = NULL;
+    begun_step *before = e->begun, *now = NULL;
+    uint32_t count = 0;
+    e->begun = NULL;
+    if (before && !before->runs_ahead) return end_step(e, before);
+    if (!e->is_lost) count = rt_sched_plan(e->sched, &entries);
     if (!count && !before) {
         if (!e->is_lost) (void)device_is_well(e); /* an idle one may be lost, too */
         return false;
     }
-    if (count) now = begin_step(e, entries, count, &step);
-    if (before && !end_step(e, before, NULL)) return false;
+    if (count) now = begin_step(e, entries, count);
+    if (now) now->follows = before != NULL;
+    if (before && !end_step(e, before)) return false;
+    if (before) note_end(e, before);
     for (uint32_t i = 0; i < count; i++) rt_sched_committed(e->sched, &entries[i]);
-    if (now && now->runs_ahead) e->ahead = now;
-    return !now || now->runs_ahead || end_step(e, now, &step);
+    if (now && !before && !now->runs_ahead) return end_step(e, now);
+    e->begun = now;
+    return true;
 }
 
 /* ---- queries ---- */

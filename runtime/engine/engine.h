@@ -1,7 +1,7 @@
 /* runtime/engine/engine.h - the step loop's body: schedule, run, commit, sample, hand out.
  *
- * Owns the cache's bookkeeping, the adapter registry and the scheduler. Single-threaded and without a
- * clock: whoever owns it calls rt_engine_step() again and again (the engine's thread in runtime/mica.c; a
+ * Owns the cache's bookkeeping, the adapter registry and the scheduler. Single-threaded; time decides
+ * nothing in it: whoever owns it calls rt_engine_step() again and again (runtime/api's engine thread; a
  * loop with a seed in the simulation) and picks up the news.
  *
  *     submit -> WAITING in sched -> rows in steps -> tokens -> news ... -> finish -> news, engine_done
@@ -51,6 +51,10 @@ void rt_engine_cancel_choice(rt_engine *e, rt_choice *c);
 
 /* The adapter can't be brought into a slot: ends what waits for it, as MICA_FAILED. */
 void rt_engine_fail_adapter(rt_engine *e, const adapter_content *adapter);
+
+/* When to call rt_engine_step() next, by rt_now_ns(); 0: at once. While a step runs on the device the next
+ * need not be planned before it is about to end, and whoever comes until then is in it. */
+int64_t rt_engine_next_at(const rt_engine *e);
 
 /* One step. False: nothing could run (nothing is there, all wait for an adapter to be brought in, or the
  * engine is lost). */
