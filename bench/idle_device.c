@@ -48,7 +48,9 @@ static const char *describe(const rt_device *d)
 
 static size_t device_bytes(const rt_device_options *o)
 {
-    return o->rows_max * STEPS * STRIDE * sizeof(mica_top) + o->host_floats * sizeof(float);
+    /* K/V is counted, as a device's is, though it is never there. */
+    size_t kv = kv_block_bytes(&o->kv) * o->kv_blocks;
+    return kv + o->rows_max * STEPS * STRIDE * sizeof(mica_top) + o->host_floats * sizeof(float);
 }
 
 /* ---- memory that nobody reads ---- */

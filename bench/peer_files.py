@@ -123,11 +123,12 @@ def gguf_adapter(path, layers, invocation=None):
     write_gguf(path, meta, tensors)
 
 
-def peft_adapter(folder, layers):
+def peft_adapter(folder, layers, modules=shape.MODULES):
+    """modules: name -> (inputs, outputs)"""
     folder.mkdir(parents=True, exist_ok=True)
     header, offset, counts = {}, 0, []
     for n in range(layers):
-        for name, (inputs, outputs) in shape.MODULES.items():
+        for name, (inputs, outputs) in modules.items():
             part = "self_attn" if name in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
             stem = f"base_model.model.model.layers.{n}.{part}.{name}"
             for half, dims in (("lora_A", [shape.RANK, inputs]), ("lora_B", [outputs, shape.RANK])):
@@ -145,4 +146,4 @@ def peft_adapter(folder, layers):
             write_bf16(f, count, block)
     json_file(folder / "adapter_config.json", {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": shape.RANK, "lora_alpha": shape.RANK,
-        "lora_dropout": 0.0, "bias": "none", "target_modules": list(shape.MODULES)})
+        "lora_dropout": 0.0, "bias": "none", "target_modules": list(modules)})

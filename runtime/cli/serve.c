@@ -39,7 +39,9 @@ static const rt_flag own[] = {
      "requests may name adapters there, too", 0, 0, NULL, NULL},
     {"lora-pin", NULL, RT_FLAG_VALUES, offsetof(serve_flags, pinned), "NAME ...",
      "of --lora-modules: never leave their slots", 0, 0, NULL, NULL},
-    {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs at SIGTERM (30)", 0,
+    {"shutdown-delay-seconds", NULL, RT_FLAG_U32, SERVER(shutdown_delay_seconds), "N",
+     "after SIGTERM, until work is refused (0)", 0, DRAIN_MAX, NULL, NULL},
+    {"drain-seconds", NULL, RT_FLAG_U32, SERVER(drain_seconds), "N", "for what runs then (30)", 0,
      DRAIN_MAX, NULL, NULL},
     {"enable-log-requests", NULL, RT_FLAG_BOOL, SERVER(logs_requests), "[no-]",
      "a line of JSON on stderr for each (off)", 0, 0, NULL, NULL},
@@ -180,7 +182,8 @@ static rc_code serve(serve_flags *f, rt_console *console, mica **m, rc_msg *msg)
                      rt_server_grpc_port(s), host, rt_server_http_port(s), admin);
     rc_code code = wait_for_signal(*m, s, &console->progress, msg);
     if (code == RC_OK) {
-        rt_progress_line(&console->progress, "draining for at most %u s", f->server.drain_seconds);
+        rt_progress_line(&console->progress, "draining for at most %u s",
+                         f->server.shutdown_delay_seconds + f->server.drain_seconds);
         rt_server_drain(s);
     }
     rt_server_close(s);

@@ -135,7 +135,7 @@ static uint32_t health_page(void *server, rt_bytes *out)
 {
     rt_server *s = server;
     (void)out;
-    return atomic_load(&s->is_draining) || mica_status(s->m, NULL) != RC_OK ? 503 : 200;
+    return rt__health_is_serving(s) && mica_status(s->m, NULL) == RC_OK ? 200 : 503;
 }
 
 static uint32_t version_page(void *server, rt_bytes *out)
@@ -251,8 +251,10 @@ rc_code rt_server_reload(rt_server *s, rc_msg *msg)
 void rt_server_drain(rt_server *s)
 {
     const struct timespec pause = {0, DRAIN_LOOK_MS * 1000000};
-    int64_t until = rt_now_ns() + (int64_t)s->o.drain_seconds * 1000000000;
+    const int64_t second = 1000000000, refuses = rt_now_ns() + s->o.shutdown_delay_seconds * second,
+                  until = refuses + s->o.drain_seconds * second;
     rt__health_end(s);
+    while (rt_now_ns() < refuses) nanosleep(&pause, NULL);
     atomic_store(&s->is_draining, true);
     while (rt__generations_left(s) && rt_now_ns() < until) nanosleep(&pause, NULL);
 }

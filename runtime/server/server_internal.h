@@ -89,6 +89,7 @@ void rt__health_watch(rpc_call *c, void *server);
 void rt__health_written(rpc_call *c);
 void rt__health_closed(rpc_call *c, bool cancelled);
 void rt__health_freed(void *watch);
+bool rt__health_is_serving(rt_server *s);
 void rt__health_end(rt_server *s); /* NOT_SERVING from here on */
 
 /* service_reflection.c */

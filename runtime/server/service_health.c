@@ -66,10 +66,7 @@ void rt__health_check(rpc_call *c, void *server)
         rpc_call_finish(c, RC_NOT_FOUND, "no such service; reflection lists those there are", NULL, 0);
         return;
     }
-    pthread_mutex_lock(&s->lock);
-    bool is_serving = s->is_serving;
-    pthread_mutex_unlock(&s->lock);
-    rpc_call_finish(c, RC_OK, NULL, packed, pack(is_serving ? SERVING : NOT_SERVING, packed));
+    rpc_call_finish(c, RC_OK, NULL, packed, pack(rt__health_is_serving(s) ? SERVING : NOT_SERVING, packed));
 }
 
 /* ---- Watch; the server's lock is held over the list and the calls in it ---- */
@@ -139,6 +136,14 @@ void rt__health_closed(rpc_call *c, bool cancelled)
 void rt__health_freed(void *watch)
 {
     free(watch);
+}
+
+bool rt__health_is_serving(rt_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool is_serving = s->is_serving;
+    pthread_mutex_unlock(&s->lock);
+    return is_serving;
 }
 
 void rt__health_end(rt_server *s)

@@ -36,7 +36,10 @@ def request(tokens=2):
 
 
 @unittest.skipUnless(shutil.which("haproxy"), "haproxy is not installed")
-class Replicas(unittest.TestCase):
+class ThreeServers(unittest.TestCase):
+    """Three servers behind HAProxy, by the recipe."""
+    flags = ()
+
     def setUp(self):
         self.servers = {n: self.start() for n in NAMES}
         self.folder = tempfile.TemporaryDirectory()
@@ -50,7 +53,8 @@ class Replicas(unittest.TestCase):
     def start(self, grpc_port=0, port=0):
         name = f"replica-{time.monotonic_ns()}"
         return serve.Server(GRANITE, ["--max-model-len", 512, "--kv-cache-memory-bytes", "64M", "--grpc-port",
-                                      grpc_port, "--port", port, "--drain-seconds", 300, "--served-model-name", name])
+                                      grpc_port, "--port", port, "--drain-seconds", 300, "--served-model-name", name,
+                                      *self.flags])
 
     def start_proxy(self):
         self.port = processes.free_port()
@@ -110,6 +114,8 @@ class Replicas(unittest.TestCase):
             self.assertLess(time.monotonic(), until)
             time.sleep(0.1)
 
+
+class Replicas(ThreeServers):
     def test_sessions_stay_and_only_a_dead_replicas_move(self):
         before = self.where()
         self.assertEqual(self.where(), before)
@@ -186,6 +192,25 @@ class Replicas(unittest.TestCase):
         call.cancel()
         server = self.servers[self.replica_of("session 3")]
         self.wait_for(lambda: self.open_requests(server) == [0, 0])
+
+
+class Delayed(ThreeServers):
+    """Replicas that take calls for a while after SIGTERM."""
+    flags = ("--shutdown-delay-seconds", 2)
+
+    def test_no_call_to_a_draining_replica_is_refused(self):
+        left = self.servers[self.replica_of("session 1")]
+        left.process.terminate()
+        before = after = 0
+        while left.process.poll() is None:
+            if self.servers[self.replica_of("session 1")] is left:
+                before += 1
+            else:
+                after += 1
+            self.stub.Generate(request(1), metadata=(("x-session", "session 1"),), timeout=20)
+        self.assertGreater(before, 0)
+        self.assertGreater(after, 0)
+        self.assertEqual(left.process.wait(60), 0)
 
 
 if __name__ == "__main__":
