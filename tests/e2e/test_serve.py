@@ -456,7 +456,7 @@ class Ending(unittest.TestCase):
         self.assertEqual(next(watch).status, health.HealthCheckResponse.NOT_SERVING)
         for call in calls:
             self.assertEqual(serve.Answer(call).finish.num_output_tokens, 480)
-        self.assertEqual(server.process.wait(WAIT_S), 0)
+        self.assertEqual(server.process.wait(WAIT_S), 0, server.said())
         serve.refused(self, lambda: next(watch), Code.UNAVAILABLE)
         serve.refused(self, lambda: server.inference.Generate(long_request(1)), Code.UNAVAILABLE)
         server.stop()
@@ -467,7 +467,7 @@ class Ending(unittest.TestCase):
             next(calls[0])
             calls += [server.inference.GenerateStream(long_request(480)) for _ in range(60)]   # a second's work
             server.process.send_signal(signal.SIGTERM)
-            self.assertEqual(server.process.wait(WAIT_S), 0)
+            self.assertEqual(server.process.wait(WAIT_S), 0, server.said())
             with self.assertRaises(grpc.RpcError) as caught:
                 list(calls[-1])
             # gRPC resets a stream that it has not handed over yet.

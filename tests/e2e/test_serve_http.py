@@ -228,7 +228,7 @@ class Drain(unittest.TestCase):
             except OSError:
                 break
         self.assertIn(503, seen)
-        self.assertEqual(server.process.wait(60), 0)
+        self.assertEqual(server.process.wait(60), 0, server.said())
 
 
 if __name__ == "__main__":

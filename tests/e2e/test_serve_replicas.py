@@ -155,7 +155,7 @@ class Replicas(ThreeServers):
         for m in call:
             got += m.outputs.token_ids
         self.assertEqual(got, whole)
-        self.assertEqual(left.process.wait(60), 0)
+        self.assertEqual(left.process.wait(60), 0, left.said())
 
     def test_calls_without_an_answer_go_to_another_replica(self):
         metadata = (("x-session", "session 4"),)
@@ -210,7 +210,7 @@ class Delayed(ThreeServers):
             self.stub.Generate(request(1), metadata=(("x-session", "session 1"),), timeout=20)
         self.assertGreater(before, 0)
         self.assertGreater(after, 0)
-        self.assertEqual(left.process.wait(60), 0)
+        self.assertEqual(left.process.wait(60), 0, left.said())
 
 
 if __name__ == "__main__":

@@ -320,7 +320,7 @@ class Limits(Checks):
             t.server.process.terminate()
             for call in calls[1:]:
                 self.assertEqual(tokens_of(call), 40)
-            self.assertEqual(t.server.process.wait(60), 0)
+            self.assertEqual(t.server.process.wait(60), 0, t.server.said())
 
 
 class File(Checks):
