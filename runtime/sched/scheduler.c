@@ -167,13 +167,15 @@ static void take_rows(rt_sched *s, uint32_t i, uint32_t rows, uint32_t *budget)
     *budget -= rows;
 }
 
+static bool shares_steps(const rt_sched *s) { return !s->o.in_order && !s->o.prefill_first; }
+static uint32_t part_of_step(const rt_sched *s) { return (s->o.rows_max + BEGUN - 1) / BEGUN; }
+
 /* Of a prompt in one step: a part of it where others wait for their first rows, so that nobody waits for the
  * whole of a long prompt that came before. */
 static uint32_t chunk_max(const rt_sched *s)
 {
     bool others_wait = s->waiting.count && s->running.count < s->o.running_max;
-    if (!others_wait || s->o.in_order || s->o.prefill_first) return s->o.rows_max;
-    return (s->o.rows_max + BEGUN - 1) / BEGUN;
+    return others_wait && shares_steps(s) ? part_of_step(s) : s->o.rows_max;
 }
 
 /* Rows for running sequences that need exactly one (decodes), or for those that need more. */
@@ -244,7 +246,8 @@ static bool open_cached(rt_sched *s, seq *x, uint32_t found)
 /* PASSED: others may be admitted before it; FULL: nobody else now. */
 typedef enum admit_result { ADMITTED, PASSED, FULL } admit_result;
 
-static admit_result admit(rt_sched *s, uint32_t i, bool adapters_may_pass, uint32_t *budget)
+/* Begins one with `least` rows or all that it needs. */
+static admit_result admit(rt_sched *s, uint32_t i, bool adapters_may_pass, uint32_t least, uint32_t *budget)
 {
     seq *x = &s->seqs[i];
     uint32_t hit, rows, need;
@@ -252,6 +255,7 @@ static admit_result admit(rt_sched *s, uint32_t i, bool adapters_may_pass, uint3
     hit = x->what.computes_all ? 0
                                : kv_find(s->o.cache, x->what.tokens, x->what.tokens_count, x->what.identity);
     if (s->o.waits_for_prefix && !x->what.computes_all && prefix_is_coming(s, x, hit)) return PASSED;
+    if (*budget < least && *budget < x->what.tokens_count - hit) return FULL;
     if (x->what.adapter) {
         x->slot = adapter_pin(s->o.adapters, x->what.adapter);
         if (x->slot == ADAPTER_NO_SLOT) {
@@ -278,14 +282,14 @@ fail_unpin:
     return FULL;
 }
 
-static void plan_waiting(rt_sched *s, uint32_t *budget)
+static void plan_waiting(rt_sched *s, uint32_t least, uint32_t *budget)
 {
     bool adapters_may_pass = true;
     uint32_t passed = 0;
     for (uint32_t i = s->waiting.head, next; i != RT_SEQ_NONE; i = next) {
         next = s->seqs[i].next;
         if (!*budget || s->running.count == s->o.running_max) return;
-        switch (admit(s, i, adapters_may_pass, budget)) {
+        switch (admit(s, i, adapters_may_pass, least, budget)) {
         case ADMITTED: break;
         case FULL: return;
         case PASSED:
@@ -335,12 +339,14 @@ static void compact(rt_sched *s)
 
 uint32_t rt_sched_plan(rt_sched *s, const rt_sched_entry **entries)
 {
-    uint32_t budget = s->o.rows_max;
+    uint32_t budget = s->o.rows_max, decodes, least = 1;
     uint64_t preempted = s->preemptions;
     s->entries_count = 0;
     if (!s->o.prefill_first) plan_running(s, true, &budget);
-    if (s->entries_count < s->running.count) plan_running(s, false, &budget);
-    if (preempted == s->preemptions) plan_waiting(s, &budget);
+    decodes = s->entries_count;
+    if (decodes < s->running.count) plan_running(s, false, &budget);
+    if (s->entries_count > decodes && shares_steps(s)) least = part_of_step(s);
+    if (preempted == s->preemptions) plan_waiting(s, least, &budget);
     if (!s->o.prefill_first) fill_up(s, &budget);
     prefetch_waiting(s);
     if (s->o.prefill_first && s->entries_count == 0) plan_running(s, true, &budget);

@@ -8,7 +8,7 @@ enum {
     MILLI = 1000,
     DEBT_ROUNDS_MAX = 65536,
     KEPT_PLACES = 8, /* one in so many */
-    SHORT_PROMPT = 4 /* so many fit the window */
+    SHORT_PROMPTS = 2 /* a tenant's take one part in so many of the window */
 };
 
 /* What a tenant may use in a minute, filled evenly. Levels are in units x microseconds, so that filling is
@@ -278,7 +278,7 @@ static rt_share_item *who_fits(const rt_shares *s, uint32_t *index, rt_share_cac
     share *x = whose_turn(s, index);
     if (!x) return NULL;
     rt_share_item *item = longest_cached(x, cached);
-    bool is_short = !x->in_prefill && item->prompt_tokens <= s->tokens_max / SHORT_PROMPT;
+    bool is_short = (uint64_t)x->in_prefill + item->prompt_tokens <= s->tokens_max / SHORT_PROMPTS;
     bool fits = !s->in_prefill || (uint64_t)s->in_prefill + item->prompt_tokens <= s->tokens_max;
     return is_short || fits ? item : NULL;
 }

@@ -12,8 +12,8 @@
  *           was passed PASSES times is passed no more. Whose turn it is the cost of the first decides.
  * Full      A tenant whose held items exceed its queue and its free concurrency is refused.
  * Places    One in eight of those inside is kept for tenants that have less than their weight's part of
- *           them, and one that computes no prompt may bring a short one whatever others do: so that who comes
- *           rarely goes in at once.
+ *           them, and of each tenant short prompts of a step together may come whatever others do: so that
+ *           who comes rarely goes in at once.
  * Window    What is inside is no more than keeps the engine busy: the engine serves in order of arrival, so
  *           what is inside early cannot be overtaken any more.
  * Threads   Not safe: the caller has a lock.

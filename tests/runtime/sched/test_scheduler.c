@@ -101,6 +101,23 @@ static void a_short_prompt_does_not_wait_for_the_whole_of_a_long_one(void **stat
     (void)state;
 }
 
+static void a_prompt_is_not_begun_with_a_few_rows_that_another_can_use(void **state)
+{
+    scene s = make(16, 12, false);
+    int32_t x[64], y[64], z[64];
+    uint32_t a = add(&s, x, 1, 40), b, c;
+    assert_int_equal(step(&s), 1);
+    b = add(&s, y, 100, 7);
+    c = add(&s, z, 200, 6);
+    assert_int_equal(step(&s), 2); /* 3 of a, 7 of b, and 2 are left */
+    assert_int_equal(rt_sched_computed(s.sched, b), 7);
+    assert_int_equal(rt_sched_computed(s.sched, a), 12 + 5);
+    assert_int_equal(step(&s), 2);
+    assert_int_equal(rt_sched_computed(s.sched, c), 6); /* all of it at once */
+    end(&s);
+    (void)state;
+}
+
 static void prompts_may_all_come_before_any_decode(void **state)
 {
     scene s = make(16, 10, true);
@@ -187,6 +204,7 @@ int main(void)
         cmocka_unit_test(an_adapter_is_brought_in_while_its_sequence_cannot_run),
         cmocka_unit_test(a_decode_comes_before_a_chunk_and_the_chunk_takes_what_is_left),
         cmocka_unit_test(a_short_prompt_does_not_wait_for_the_whole_of_a_long_one),
+        cmocka_unit_test(a_prompt_is_not_begun_with_a_few_rows_that_another_can_use),
         cmocka_unit_test(prompts_may_all_come_before_any_decode),
         cmocka_unit_test(the_last_in_order_yields_and_comes_back_with_what_is_still_cached),
         cmocka_unit_test(a_prefix_that_is_being_computed_is_waited_for),

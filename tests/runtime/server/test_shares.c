@@ -215,15 +215,18 @@ static void places_are_kept_for_those_below_their_part(void **state)
     assert_null(rt__shares_next(s, nothing_cached));
     rt__shares_leave(s, &flood[2]);
     assert_ptr_equal(rt__shares_next(s, nothing_cached), &flood[PLACES]); /* and stays in its prompt */
-    assert_int_equal(arrive(s, &few[0], b, 101, 0, &retry), RC_OK);
+    assert_int_equal(arrive(s, &few[0], b, 201, 0, &retry), RC_OK);
     assert_null(rt__shares_next(s, nothing_cached)); /* not short */
     rt__shares_leave(s, &few[0]);
     for (int i = 0; i <= KEPT; i++) assert_int_equal(arrive(s, &few[i], b, 100, 0, &retry), RC_OK);
-    for (int i = 0; i < KEPT; i++) {
-        assert_ptr_equal(rt__shares_next(s, nothing_cached), &few[i]);
-        assert_null(rt__shares_next(s, nothing_cached)); /* one at a time */
-        rt__shares_first_token(s, &few[i], 0);
-    }
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &few[0]);
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &few[1]);
+    assert_null(rt__shares_next(s, nothing_cached)); /* no more at a time, and no place */
+    rt__shares_first_token(s, &few[0], 0);
+    rt__shares_leave(s, &few[0]);
+    assert_int_equal(arrive(s, &few[0], b, 101, 0, &retry), RC_OK);
+    assert_ptr_equal(rt__shares_next(s, nothing_cached), &few[2]);
+    assert_null(rt__shares_next(s, nothing_cached)); /* with what is inside it would be too much */
     rt__shares_check(s);
     for (int i = 0; i <= PLACES; i++) rt__shares_leave(s, &flood[i]);
     for (int i = 0; i <= KEPT; i++) rt__shares_leave(s, &few[i]);
