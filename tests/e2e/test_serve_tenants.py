@@ -242,7 +242,8 @@ class Order(Checks):
 
 class Limits(Checks):
     def test_concurrency_and_queue(self):
-        with Tenants(tenant("a", max_concurrency=1, max_queue=1), tenant("b", max_concurrency=2, max_queue=0)) as t:
+        with Tenants(tenant("a", max_concurrency=1, max_queue=1), tenant("b", max_concurrency=2, max_queue=0),
+                     flags=serve.slow_device()) as t:
             first = t.stream("a", request(400))
             next(iter(first))
             second = t.stream("a", request(3, first=60))
