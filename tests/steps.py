@@ -25,7 +25,7 @@ E2E_DEV = ["test_cache", "test_requests", "test_serve", "test_bench_serve", "gra
            "llama_bias_float32", "same_bits"]
 E2E_TSAN = ["test_cache", "granite_float32", "same_bits", "test_serve.Adapters",
             "test_serve.Ending", "test_serve.SameAnswers", "test_serve_tenants", "test_serve_lazy", "test_serve_log",
-            "test_serve_http", "test_serve_load", "test_serve_streams"]
+            "test_serve_http", "test_serve_kv_events", "test_serve_load", "test_serve_streams"]
 TSAN_OPTIONS = f"ignore_noninstrumented_modules=1 suppressions={ROOT / 'tests/support/tsan.supp'}"
 E2E_PORTABLE = ["test_golden", "test_cache", "same_bits", "SameAnswers"]
 
