@@ -1,8 +1,8 @@
 /* runtime/backend/dense_kernels.c - y = x W^T (+ bias); compiled once per family.
  *
- * Every element of y is one float32 accumulator that runs over k in increasing order with one instruction
- * per k (per pair of k for bf16 dot). Tiles only choose which accumulators are in registers together, and an
- * accumulator that waits in y between two depth blocks is exact, so rows, threads and tiles change no bit.
+ * Every element of y is a sum of chains, added in their order; a chain is one float32 accumulator that goes
+ * over some k in increasing order with one instruction per k (per pair of k for bf16 dot). All tiles have the
+ * same chains and choose only what is in registers together, so rows, threads and tiles change no bit.
  *
  * Few rows: panel after panel, each block straight from memory: a linear stream. Many rows: depth block
  * after depth block, so that the packed rows of one block stay in L2 for all panels; with AVX-512 the first
@@ -27,6 +27,9 @@ enum { WIDENS = 0, FIRST_FETCHES = 1 };
 #else
 enum { WIDENS = 1, FIRST_FETCHES = 0 };
 #endif
+/* k of a chain where weights are float32: one over all k of a hidden size of 600 leaves 3.5 times the
+ * rounding error in log probabilities. bf16 rounds far more than that, and its chain is a depth block. */
+enum { FLOAT_CHAIN = 128 };
 enum { RUNS_FETCHING = 64 }; /* at most: of more, each would bring less than a line for a k */
 
 /* One tile of one depth block. */
@@ -34,10 +37,11 @@ typedef struct tile {
     const void *x;  /* first row, RT_X_STRIDE bytes apart */
     const void *w;  /* first column of the stripe */
     uint32_t depth; /* k in this block; even for bf16 */
+    uint32_t chain; /* k of one accumulator, of a panel that is float32 */
     float *y;
     size_t y_stride;
     const float *bias; /* to add at the end, or NULL */
-    bool starts;       /* accumulators start at zero, not from y */
+    bool starts;       /* y holds nothing yet */
     float *wide;       /* where tile_widen leaves the block as float32 */
     const char *ahead; /* what to bring into the cache meanwhile: ahead_step bytes for each k */
     size_t ahead_step;
@@ -45,26 +49,28 @@ typedef struct tile {
 
 typedef void (*tile_fn)(const tile *t);
 
-ALWAYS void tile_begin(const tile *t, rc_vf acc[][VECTORS], int rows)
+ALWAYS void tile_begin(rc_vf acc[][VECTORS], int rows)
 {
     const int vectors = vectors_of(rows);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++)
-            acc[r][v] = t->starts ? rc_vf_zero() : rc_vf_load(t->y + (size_t)r * t->y_stride + 16 * v);
+        for (int v = 0; v < vectors; v++) acc[r][v] = rc_vf_zero();
 }
 
-ALWAYS void tile_end(const tile *t, rc_vf acc[][VECTORS], int rows)
+/* k0 .. k1 of the tile is summed; y has what came before. */
+ALWAYS void tile_end(const tile *t, rc_vf acc[][VECTORS], int rows, uint32_t k0, uint32_t k1)
 {
     const int vectors = vectors_of(rows);
+    const bool adds = k0 || !t->starts, biases = t->bias && k1 == t->depth;
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; v++) {
-        rc_vf bias = t->bias ? rc_vf_load(t->bias + 16 * v) : rc_vf_zero();
+        rc_vf bias = biases ? rc_vf_load(t->bias + 16 * v) : rc_vf_zero();
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++) {
-            rc_vf sum = t->bias ? rc_vf_add(acc[r][v], bias) : acc[r][v];
-            rc_vf_store(t->y + (size_t)r * t->y_stride + 16 * v, sum);
+            float *y = t->y + (size_t)r * t->y_stride + 16 * v;
+            rc_vf sum = adds ? rc_vf_add(rc_vf_load(y), acc[r][v]) : acc[r][v];
+            rc_vf_store(y, biases ? rc_vf_add(sum, bias) : sum);
         }
     }
 }
@@ -74,17 +80,20 @@ ALWAYS void tile_f32(const tile *t, int rows)
 {
     const int vectors = vectors_of(rows);
     rc_vf acc[TILE_ROWS][VECTORS];
-    tile_begin(t, acc, rows);
     const float *x = t->x, *w = t->w;
     const char *ahead = t->ahead;
-    for (uint32_t k = 0; k < t->depth; k++, x++, w += RT_PANEL, ahead += t->ahead_step) {
-        rc_vf b[VECTORS];
-        __builtin_prefetch(ahead, 0, 2);
+    for (uint32_t k = 0, k0 = 0, k1; k0 < t->depth; k0 = k1) {
+        k1 = least(k0 + t->chain, t->depth);
+        tile_begin(acc, rows);
+        for (; k < k1; k++, x++, w += RT_PANEL, ahead += t->ahead_step) {
+            rc_vf b[VECTORS];
+            __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + 16 * v);
-        step_f32(acc, b, x, rows);
+            for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + 16 * v);
+            step_f32(acc, b, x, rows);
+        }
+        tile_end(t, acc, rows, k0, k1);
     }
-    tile_end(t, acc, rows);
 }
 
 /* Both k of a pair. */
@@ -100,7 +109,7 @@ ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
 {
     const int vectors = vectors_of(rows);
     rc_vf acc[TILE_ROWS][VECTORS];
-    tile_begin(t, acc, rows);
+    tile_begin(acc, rows);
     const float *x = t->x;
     const uint16_t *w = t->w;
     const char *ahead = t->ahead;
@@ -121,7 +130,7 @@ ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
         step_f32(acc, even, x, rows);
         step_f32(acc, odd, x + 1, rows);
     }
-    tile_end(t, acc, rows);
+    tile_end(t, acc, rows, 0, t->depth);
 }
 ALWAYS void tile_bf16(const tile *t, int rows) { tile_pairs(t, rows, false); }
 ALWAYS void tile_widen(const tile *t, int rows) { tile_pairs(t, rows, true); }
@@ -131,7 +140,7 @@ ALWAYS void tile_widen(const tile *t, int rows) { tile_pairs(t, rows, true); }
 ALWAYS void tile_dot(const tile *t, int rows)
 {
     rc_vf acc[TILE_ROWS][VECTORS];
-    tile_begin(t, acc, rows);
+    tile_begin(acc, rows);
     const uint16_t *x = t->x, *w = t->w;
     const char *ahead = t->ahead;
     for (uint32_t k = 0; k < t->depth; k += 2, x += 2, w += 2 * RT_PANEL) {
@@ -141,7 +150,7 @@ ALWAYS void tile_dot(const tile *t, int rows)
         for (int v = 0; v < VECTORS; v++) b[v] = (__m512bh)_mm512_loadu_si512(w + 32 * v);
         step_dot(acc, b, x, rows);
     }
-    tile_end(t, acc, rows);
+    tile_end(t, acc, rows, 0, t->depth);
 }
 #endif
 
@@ -160,6 +169,7 @@ typedef struct walk {
     uint32_t depth;        /* of the matrix as stored */
     uint32_t blocks;       /* depth blocks */
     uint32_t block_depth;  /* k of a whole one */
+    uint32_t chain;        /* k of one accumulator */
     uint32_t tiles;        /* that the rows are dealt to */
     uint32_t runs;         /* of them over a block of a whole panel */
     size_t k_bytes;        /* of a panel for one k */
@@ -205,7 +215,7 @@ static uint32_t tile_row(const walk *s, uint32_t i)
     return (uint32_t)((uint64_t)s->d->rows * i / s->tiles);
 }
 
-/* y waits in memory between depth blocks; by the time a tile starts its rows should be back. */
+/* y waits in memory between depth blocks; by the time a tile ends its rows should be back. */
 static void prefetch_rows(const walk *s, uint32_t i, uint32_t column, uint32_t columns)
 {
     if (i >= s->tiles) return;
@@ -244,6 +254,7 @@ static void panel_block(const walk *s, place at, place next)
                 /* 4 bytes a column: a float, or a pair of bf16. */
                 .w = (cached && s->widens ? (const char *)s->wide : w) + c * sizeof(float),
                 .depth = depth_of(s, at),
+                .chain = s->chain,
                 .y = d->y + row * d->y_stride + column,
                 .y_stride = d->y_stride,
                 .bias = d->bias && at.block + 1 == s->blocks ? d->bias + column : NULL,
@@ -266,6 +277,7 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
         .d = d, .wide = d->wide + (size_t)part * RT_WIDE_FLOATS, .first = tile_f32s, .others = tile_f32s};
     s.depth = (uint32_t)rt_matrix_depth(m->k, m->stored);
     s.block_depth = block_depth(m);
+    s.chain = m->stored == RC_F32 ? FLOAT_CHAIN : s.block_depth;
     s.blocks = (s.depth + s.block_depth - 1) / s.block_depth;
     s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
     for (uint32_t i = 0; i < s.tiles; i++)
