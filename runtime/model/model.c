@@ -8,6 +8,12 @@ static size_t padded(size_t floats)
 {
     return (floats + 15) / 16 * 16;
 }
+/* From a row to the next: an odd number of the 128 bytes that a product writes at a time. Rows a power of
+ * two apart would fall on the same few sets of every cache: 512 rows of 2048 x 16384 take Zen 5 3 % more. */
+static size_t apart(size_t floats)
+{
+    return ((floats + 31) / 32 | 1) * 32;
+}
 static size_t larger(size_t a, size_t b)
 {
     return a > b ? a : b;
@@ -34,9 +40,9 @@ static rt_activations plan_activations(const rt_model_config *c, const rt_model_
 {
     rt_activations p = {0};
     size_t q = (size_t)c->heads * c->head_dim;
-    p.h_stride = p.normed_stride = padded(c->hidden);
-    p.a_stride = padded(larger(larger(c->hidden, q), c->ffn));
-    p.b_stride = padded(rt_model_width_max(c));
+    p.h_stride = p.normed_stride = apart(c->hidden);
+    p.a_stride = apart(larger(larger(c->hidden, q), c->ffn));
+    p.b_stride = apart(rt_model_width_max(c));
     p.half = c->rope_kind == RT_ROPE_NONE ? 0 : c->head_dim / 2;
     p.h_at = reserve(&p, l->rows_max * p.h_stride);
     p.a_at = reserve(&p, l->rows_max * p.a_stride);
