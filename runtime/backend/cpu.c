@@ -21,10 +21,10 @@ static size_t plus(size_t a, size_t b)
 static rt_cpu_sizes sizes_of(const rt_device_options *o)
 {
     size_t rows = o->rows_max < RT_ROWS_BLOCK ? o->rows_max : RT_ROWS_BLOCK;
-    size_t blocks = o->width_max / (RT_X_BYTES / sizeof(float)) + 1;
+    size_t blocks = rt_cpu__packed_room(o);
     rt_cpu_sizes s = {.threads = o->threads ? o->threads : rt_pool_cores()};
     s.packed = times(times(rows, blocks), RT_X_STRIDE);
-    s.wide = times(s.threads, RT_WIDE_FLOATS * sizeof(float));
+    s.scratch = times(s.threads, RT_SCRATCH_FLOATS * sizeof(float));
     if (o->slots_max)
         s.lora = times(adapter_lora_scratch_floats(o->rows_max, o->lora_rank_max), sizeof(float));
     s.attention_part = round_up(kv_attn_cpu_scratch_bytes(&o->kv), 64);
@@ -37,7 +37,7 @@ static rt_cpu_sizes sizes_of(const rt_device_options *o)
 static size_t cpu_bytes(const rt_device_options *o)
 {
     rt_cpu_sizes s = sizes_of(o);
-    size_t parts[] = {s.packed, s.wide, s.lora, s.attention, s.kv, s.slots}, total = sizeof(rt_device);
+    size_t parts[] = {s.packed, s.scratch, s.lora, s.attention, s.kv, s.slots}, total = sizeof(rt_device);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) total = plus(total, rt_pages_bytes(parts[i]));
     return total;
 }
@@ -60,7 +60,7 @@ static void cpu_close(rt_device *d)
     rt_pages_free(d->kv, d->sizes.kv);
     rt_pages_free(d->attention, d->sizes.attention);
     rt_pages_free(d->lora, d->sizes.lora);
-    rt_pages_free(d->wide, d->sizes.wide);
+    rt_pages_free(d->scratch, d->sizes.scratch);
     rt_pages_free(d->packed, d->sizes.packed);
     free(d);
 }
@@ -68,13 +68,13 @@ static void cpu_close(rt_device *d)
 static rc_code take_memory(rt_device *d, const rt_device_options *o, rc_msg *msg)
 {
     d->packed = rt_pages_alloc(d->sizes.packed);
-    d->wide = rt_pages_alloc(d->sizes.wide);
+    d->scratch = rt_pages_alloc(d->sizes.scratch);
     d->lora = rt_pages_alloc(d->sizes.lora);
     d->attention = rt_pages_alloc(d->sizes.attention);
     d->kv = rt_pages_alloc(d->sizes.kv);
     char *slots = rt_pages_alloc(d->sizes.slots);
     d->slots = (const adapter_lora **)(void *)slots;
-    if (d->packed && d->wide && d->lora && d->attention && d->kv && slots) {
+    if (d->packed && d->scratch && d->lora && d->attention && d->kv && slots) {
         d->slot_memory = (void **)(d->slots + o->slots_max);
         d->slot_bytes = (size_t *)(void *)(d->slot_memory + o->slots_max);
         return RC_OK;
@@ -318,6 +318,7 @@ const rt_backend *rt_backend_cpu(void)
         .embed = rt_cpu__embed,
         .rms_norm = rt_cpu__rms_norm,
         .linear = rt_cpu__linear,
+        .feed_forward = rt_cpu__feed_forward,
         .rope = rt_cpu__rope,
         .kv_write = rt_cpu__kv_write,
         .attention = rt_cpu__attention,

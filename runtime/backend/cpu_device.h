@@ -7,10 +7,19 @@
 
 /* Sizes of what open takes; rt_backend.bytes is their sum. */
 typedef struct rt_cpu_sizes {
-    size_t packed, wide, lora, attention, attention_part, kv;
+    size_t packed, scratch, lora, attention, attention_part, kv;
     size_t slots; /* the table of slots */
     uint32_t threads;
 } rt_cpu_sizes;
+
+/* Depth blocks that a row of K elements has at most once it is packed. */
+static inline uint32_t rt_cpu__packed_blocks(uint32_t k) { return k / (RT_X_BYTES / sizeof(float)) + 1; }
+
+/* Of the rows of a product; of two, where together their rows have no more than width_max elements. */
+static inline size_t rt_cpu__packed_room(const rt_device_options *o)
+{
+    return (size_t)rt_cpu__packed_blocks(o->width_max) + 1;
+}
 
 struct rt_device {
     rt_device_options options; /* `kernels` is not kept */
@@ -18,7 +27,7 @@ struct rt_device {
     const rt_kernels *kernels;
     rt_pool *pool;
     void *packed;              /* rt_dense.packed */
-    float *wide;               /* rt_dense.wide */
+    float *scratch;            /* rt_dense.scratch */
     float *lora;               /* adapter_lora_run.s */
     char *attention;           /* [threads][attention_part] */
     void *kv;
@@ -33,6 +42,7 @@ void rt_cpu__embed(rt_device *d, const rt_matrix *table, uint32_t first, const i
 void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
                       uint32_t rows, uint32_t width, float *y, size_t y_stride);
 void rt_cpu__linear(rt_device *d, const rt_linear *l);
+void rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linear *down, float *x);
 void rt_cpu__rope(rt_device *d, const rt_rope *r);
 void rt_cpu__kv_write(rt_device *d, const kv_write *w);
 void rt_cpu__attention(rt_device *d, const kv_attn *a);

@@ -4,6 +4,7 @@
 
 /* Below these many elements a run on the pool costs more than it saves (about a microsecond). */
 enum { FEW_ELEMENTS = 8192, FEW_EXPONENTIALS = 1024, FEW_ROWS = 8 };
+enum { GATED_ROWS = 13 }; /* more than any family's tile has */
 
 typedef struct rows_op {
     const rt_rows *rows;
@@ -159,23 +160,33 @@ static void expand_task(void *arg, uint32_t part, uint32_t parts)
     o->kernels->lora_expand(o->lora, part, parts);
 }
 
+static uint32_t row_blocks(uint32_t rows)
+{
+    return (rows + RT_ROWS_BLOCK - 1) / RT_ROWS_BLOCK;
+}
+
+/* Block b of the rows. */
+static rt_dense rows_of(rt_device *d, const rt_linear *l, uint32_t b)
+{
+    uint32_t first, end;
+    rt_share(l->rows, b, row_blocks(l->rows), &first, &end);
+    return (rt_dense){
+        .w = l->weight,
+        .bias = l->bias,
+        .x = l->x + first * l->x_stride,
+        .x_stride = l->x_stride,
+        .y = l->y + first * l->y_stride,
+        .y_stride = l->y_stride,
+        .rows = end - first,
+        .packed = d->packed,
+        .scratch = d->scratch,
+    };
+}
+
 static void run_base(rt_device *d, const rt_linear *l, const adapter_lora_run *lora)
 {
-    uint32_t blocks = (l->rows + RT_ROWS_BLOCK - 1) / RT_ROWS_BLOCK;
-    for (uint32_t b = 0; b < blocks; b++) {
-        uint32_t first, end;
-        rt_share(l->rows, b, blocks, &first, &end);
-        rt_dense dense = {
-            .w = l->weight,
-            .bias = l->bias,
-            .x = l->x + first * l->x_stride,
-            .x_stride = l->x_stride,
-            .y = l->y + first * l->y_stride,
-            .y_stride = l->y_stride,
-            .rows = end - first,
-            .packed = d->packed,
-            .wide = d->wide,
-        };
+    for (uint32_t b = 0, blocks = row_blocks(l->rows); b < blocks; b++) {
+        rt_dense dense = rows_of(d, l, b);
         linear_op o = {d->kernels, &dense, b + 1 == blocks ? lora : NULL};
         if (dense.rows <= FEW_ROWS) pack_task(&o, 0, 1);
         else rt_pool_run(d->pool, pack_task, &o);
@@ -205,6 +216,46 @@ void rt_cpu__linear(rt_device *d, const rt_linear *l)
         if (lora.wave) rt_pool_run(d->pool, shrink_task, &o);
         rt_pool_run(d->pool, expand_task, &o);
     }
+}
+
+/* Can the first product leave SwiGLU's result as the second one's packed rows? Not where deltas are added in
+ * between, panels of gate and up would not pair, packed rows have sums behind them, or there is no room for
+ * both products' rows. Few rows are bound by the stream over the weights, which is to stay one. */
+static bool can_gate(const rt_device *d, const rt_linear *gate_up, const rt_linear *down)
+{
+    const rt_matrix *first = gate_up->weight, *next = down->weight;
+    size_t blocks = (size_t)rt_cpu__packed_blocks(first->k) + rt_cpu__packed_blocks(next->k);
+    return gate_up->rows >= GATED_ROWS && !(gate_up->adapters && gate_up->adapters->segments_count) &&
+           next->k % RT_PANEL == 0 && !first->joined_count && !(next->quant && next->quant->has_min) &&
+           blocks <= rt_cpu__packed_room(&d->options);
+}
+
+static void run_gated(rt_device *d, const rt_linear *gate_up, const rt_linear *down)
+{
+    for (uint32_t b = 0; b < row_blocks(gate_up->rows); b++) {
+        rt_dense first = rows_of(d, gate_up, b), second = rows_of(d, down, b);
+        size_t packed_rows = (size_t)first.rows * rt_cpu__packed_blocks(first.w->k);
+        second.packed = (char *)d->packed + packed_rows * RT_X_STRIDE;
+        first.next = second.w;
+        first.next_packed = second.packed;
+        linear_op o = {d->kernels, &first, NULL}, next = {d->kernels, &second, NULL};
+        rt_pool_run(d->pool, pack_task, &o);
+        rt_pool_run(d->pool, dense_task, &o);
+        rt_pool_run(d->pool, dense_task, &next);
+    }
+}
+
+void rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linear *down, float *x)
+{
+    uint32_t width = down->weight->k;
+    RC_ASSERT(gate_up->weight->n == 2 * width && gate_up->rows == down->rows && down->x == x);
+    if (can_gate(d, gate_up, down)) {
+        run_gated(d, gate_up, down);
+        return;
+    }
+    rt_cpu__linear(d, gate_up);
+    rt_cpu__swiglu(d, gate_up->y, gate_up->y_stride, gate_up->rows, width, x, down->x_stride);
+    rt_cpu__linear(d, down);
 }
 
 typedef struct kv_op {

@@ -11,6 +11,7 @@
 #include "proto/vec.h"
 
 #include "runtime/backend/family_parts.h"
+#include "runtime/backend/gate.h"
 #include "runtime/backend/pool.h"
 #include "runtime/backend/tile_shape.h"
 
@@ -165,6 +166,8 @@ TILES(tile_widen)
 /* One part's walk over a product. */
 typedef struct walk {
     const rt_dense *d;
+    float *y;              /* of the first panel, or the part's patch */
+    size_t y_stride;
     float *wide;           /* this part's buffer for a widened block */
     uint32_t depth;        /* of the matrix as stored */
     uint32_t blocks;       /* depth blocks */
@@ -178,13 +181,26 @@ typedef struct walk {
     bool widens;           /* and then as the first one left it in `wide` */
 } walk;
 
+/* Panels are visited in order, those of gate and up in turn. */
 typedef struct place {
-    uint32_t panel, block;
+    uint32_t visit, block;
 } place;
+
+static uint32_t panel_at(const walk *s, place at)
+{
+    if (!s->d->next) return at.visit;
+    return at.visit / 2 + (at.visit % 2 ? s->d->next->k / RT_PANEL : 0);
+}
+
+/* The panel's first column of the first row. */
+static float *y_at(const walk *s, place at)
+{
+    return s->y + (size_t)(s->d->next ? at.visit % 2 : at.visit) * RT_PANEL;
+}
 
 static const char *weights_at(const walk *s, place at)
 {
-    return rt_matrix_at(s->d->w, at.panel, (size_t)at.block * s->block_depth);
+    return rt_matrix_at(s->d->w, panel_at(s, at), (size_t)at.block * s->block_depth);
 }
 
 static uint32_t depth_of(const walk *s, place at)
@@ -216,12 +232,12 @@ static uint32_t tile_row(const walk *s, uint32_t i)
 }
 
 /* y waits in memory between depth blocks; by the time a tile ends its rows should be back. */
-static void prefetch_rows(const walk *s, uint32_t i, uint32_t column, uint32_t columns)
+static void prefetch_rows(const walk *s, uint32_t i, const float *y, uint32_t columns)
 {
     if (i >= s->tiles) return;
     for (uint32_t row = tile_row(s, i); row < tile_row(s, i + 1); row++)
         for (uint32_t c = 0; c < columns; c += 16)
-            __builtin_prefetch(s->d->y + row * s->d->y_stride + column + c, 1, 3);
+            __builtin_prefetch(y + row * s->y_stride + c, 1, 3);
 }
 
 /* What a run over a block brings into the cache meanwhile: its share of the block that comes next, or, where
@@ -243,7 +259,8 @@ static void panel_block(const walk *s, place at, place next)
 {
     const rt_dense *d = s->d;
     const char *w = weights_at(s, at);
-    uint32_t first = at.panel * RT_PANEL, width = least(RT_PANEL, d->w->n - first), runs = 0;
+    float *y = y_at(s, at);
+    uint32_t first = panel_at(s, at) * RT_PANEL, width = least(RT_PANEL, d->w->n - first), runs = 0;
     for (uint32_t i = 0; i < s->tiles; i++) {
         uint32_t row = tile_row(s, i), rows = tile_row(s, i + 1) - row, stripe = 16 * vectors_of(rows);
         bool cached = i > 0;
@@ -255,26 +272,31 @@ static void panel_block(const walk *s, place at, place next)
                 .w = (cached && s->widens ? (const char *)s->wide : w) + c * sizeof(float),
                 .depth = depth_of(s, at),
                 .chain = s->chain,
-                .y = d->y + row * d->y_stride + column,
-                .y_stride = d->y_stride,
+                .y = y + row * s->y_stride + c,
+                .y_stride = s->y_stride,
                 .bias = d->bias && at.block + 1 == s->blocks ? d->bias + column : NULL,
                 .starts = at.block == 0,
                 .wide = s->wide + c,
             };
             fetch_ahead(s, at, next, runs, &t);
-            if (!t.starts) prefetch_rows(s, i + 1, column, columns);
+            if (!t.starts) prefetch_rows(s, i + 1, y + c, columns);
             tile_fn run = (cached ? s->others : s->first)[rows - 1];
             if (columns == stripe) run(&t);
             else tile_ragged(run, t, rows, columns);
         }
     }
+    if (d->next && at.visit % 2 && at.block + 1 == s->blocks) rt_gate_panel(d, at.visit / 2, s->y);
 }
 
 static walk plan_walk(const rt_dense *d, uint32_t part)
 {
     const rt_matrix *m = d->w;
-    walk s = {
-        .d = d, .wide = d->wide + (size_t)part * RT_WIDE_FLOATS, .first = tile_f32s, .others = tile_f32s};
+    walk s = {.d = d, .y = d->y, .y_stride = d->y_stride, .first = tile_f32s, .others = tile_f32s};
+    if (d->next) {
+        s.y = rt_patch(d, part);
+        s.y_stride = RT_PATCH_STRIDE;
+    }
+    s.wide = d->scratch + (size_t)part * RT_SCRATCH_FLOATS;
     s.depth = (uint32_t)rt_matrix_depth(m->k, m->stored);
     s.block_depth = block_depth(m);
     s.chain = m->stored == RC_F32 ? FLOAT_CHAIN : s.block_depth;
@@ -297,9 +319,12 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
 void RC_FAMILY(rt_dense_run)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
     uint32_t first, end;
-    rt_share(rt_matrix_panels(d->w->n), part, parts, &first, &end);
+    uint32_t together = d->next ? 2 : 1;
+    rt_share(rt_matrix_panels(d->w->n) / together, part, parts, &first, &end);
+    first *= together;
+    end *= together;
     walk s = plan_walk(d, part);
-    if ((size_t)d->rows * s.blocks * RT_X_BYTES <= LINEAR_BYTES) {
+    if (d->next || (size_t)d->rows * s.blocks * RT_X_BYTES <= LINEAR_BYTES) {
         for (uint32_t p = first; p < end; p++)
             for (uint32_t b = 0; b < s.blocks; b++) {
                 bool last = b + 1 == s.blocks;

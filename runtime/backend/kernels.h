@@ -17,7 +17,9 @@ enum {
     RT_X_STRIDE = RT_X_BYTES + RT_SUMS_BYTES + 64, /* an odd number of lines: rows spread over L1's sets */
     RT_ROWS_BLOCK = 516,           /* rows per pass: 43 tiles of 12 */
     RT_OPERANDS_FLOATS = RT_X_BYTES / 4 * RT_PANEL, /* a panel's depth block, widened or expanded */
-    RT_WIDE_FLOATS = RT_OPERANDS_FLOATS + 2 * (RT_X_BYTES / 2 / 16) * RT_PANEL /* and its scales and minima */
+    RT_WIDE_FLOATS = RT_OPERANDS_FLOATS + 2 * (RT_X_BYTES / 2 / 16) * RT_PANEL, /* its scales, minima too */
+    RT_PATCH_STRIDE = 2 * RT_PANEL, /* a panel of gate's columns and one of up's, side by side */
+    RT_SCRATCH_FLOATS = RT_WIDE_FLOATS + RT_ROWS_BLOCK * RT_PATCH_STRIDE
 };
 
 /* At most RT_ROWS_BLOCK rows of y = x W^T + bias. `packed` is shared by the parts: `pack` fills it, all of
@@ -32,7 +34,11 @@ typedef struct rt_dense {
     uint32_t rows;
     void *packed; /* [depth blocks][rows] of RT_X_STRIDE bytes: 1024 float32, or 2048 bf16 where the family
                    * multiplies bf16 */
-    float *wide;  /* [parts][RT_WIDE_FLOATS] */
+    float *scratch; /* [parts][RT_SCRATCH_FLOATS] */
+    /* NULL, or w is gate above up, each of next->k columns, whole panels: no y is written, and
+     * silu(gate) * up becomes the packed rows of the product with `next`. */
+    const rt_matrix *next;
+    void *next_packed;
 } rt_dense;
 
 typedef struct rt_fill {

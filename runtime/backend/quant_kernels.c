@@ -18,6 +18,7 @@
  * the product wants it, in the same order, and is never stored. More rows share what expanding costs.
  */
 #include "runtime/backend/family_parts.h"
+#include "runtime/backend/gate.h"
 #include "runtime/backend/pool.h"
 #include "runtime/backend/quant_codes.h"
 #include "runtime/backend/tile_shape.h"
@@ -442,6 +443,8 @@ typedef struct walk {
     const rt_dense *d;
     stretch s;
     uint32_t block_depth, tiles;
+    float *y; /* the panel's first column of the first row */
+    size_t y_stride;
 } walk;
 
 /* All rows against k0 .. k0 + s.depth of a panel. */
@@ -466,8 +469,8 @@ static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
                 .codes = stretch_codes(d->w, panel, k0),
                 .sums = x + RT_X_BYTES + within / SUM_RUN * sizeof(float),
                 .column = c,
-                .y = d->y + row * d->y_stride + column,
-                .y_stride = d->y_stride,
+                .y = w->y + row * w->y_stride + c,
+                .y_stride = w->y_stride,
                 .bias = d->bias && ends ? d->bias + column : NULL,
                 .starts = k0 == 0,
             };
@@ -480,13 +483,39 @@ static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
     }
 }
 
+/* k0 .. k0 + depth of a panel, in stretches. */
+static void panel_block(walk *w, uint32_t panel, uint32_t k0, uint32_t depth, uint32_t stretch_depth)
+{
+    for (uint32_t k = 0; k < depth; k += w->s.depth) {
+        w->s.depth = least(stretch_depth, depth - k);
+        panel_stretch(w, panel, k0 + k);
+    }
+}
+
+/* A panel of gate, the same of up, and SwiGLU while both are in the cache. */
+static void run_gated(walk *w, uint32_t part, uint32_t parts)
+{
+    const rt_dense *d = w->d;
+    uint32_t panels = d->next->k / RT_PANEL, p, end_panel;
+    float *patch = rt_patch(d, part);
+    w->y_stride = RT_PATCH_STRIDE;
+    for (rt_share(panels, part, parts, &p, &end_panel); p < end_panel; p++) {
+        for (uint32_t up = 0; up < 2; up++) {
+            w->y = patch + up * RT_PANEL;
+            panel_block(w, p + up * panels, 0, d->w->k, w->block_depth);
+        }
+        rt_gate_panel(d, p, patch);
+    }
+}
+
 /* Few rows walk along a panel in short stretches; many rows take a panel's whole depth block at once, and all
  * panels before the next depth block, so that the block's packed rows stay in the cache. */
 void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
     const rt_matrix *m = d->w;
-    float *scratch = d->wide + (size_t)part * RT_WIDE_FLOATS;
-    walk w = {.d = d, .block_depth = block_depth(m), .tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS};
+    float *scratch = d->scratch + (size_t)part * RT_SCRATCH_FLOATS;
+    walk w = {.d = d, .block_depth = block_depth(m), .tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS,
+              .y_stride = d->y_stride};
     w.s = (stretch){.operands = scratch, .scale = scratch + RT_OPERANDS_FLOATS, .run = m->quant->run,
                     .rounded = packs_bf16(m), .has_min = m->quant->has_min, .format = m->quant};
     w.s.is_expanded = !HAS_DIRECT || d->rows > DIRECT_ROWS;
@@ -494,14 +523,17 @@ void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts)
         w.s.values[i] = rc_f32_to_bf16((float)((m->quant->bits == 4 ? i % 16 : i) + m->quant->offset));
     w.s.min = w.s.scale + RUNS_MAX * RT_PANEL;
     uint32_t first, end_panel, few = w.tiles == 1 && w.s.is_expanded ? FEW_DEPTH : w.block_depth;
+    if (d->next) {
+        run_gated(&w, part, parts);
+        return;
+    }
     rt_share(rt_matrix_panels(m->n), part, parts, &first, &end_panel);
     uint32_t outer = w.tiles == 1 ? m->k : w.block_depth;
     for (uint32_t k0 = 0; k0 < m->k; k0 += outer)
-        for (uint32_t p = first; p < end_panel; p++)
-            for (uint32_t k = k0; k < m->k && k - k0 < outer; k += w.s.depth) {
-                w.s.depth = least(few, m->k - k);
-                panel_stretch(&w, p, k);
-            }
+        for (uint32_t p = first; p < end_panel; p++) {
+            w.y = d->y + (size_t)p * RT_PANEL;
+            panel_block(&w, p, k0, least(outer, m->k - k0), few);
+        }
 }
 
 /* Sums of x over each run of 32, behind the packed row. */

@@ -5,6 +5,7 @@
 #include "proto/vec.h"
 
 #include "runtime/backend/family_parts.h"
+#include "runtime/backend/gate.h"
 #include "runtime/backend/pool.h"
 
 #include <math.h>
@@ -55,9 +56,7 @@ typedef rc_vf (*element_fn)(const rt_rows *r, const float *x, rc_vf y, uint32_t 
 static inline rc_vf silu_times(const rt_rows *r, const float *x, rc_vf y, uint32_t n)
 {
     (void)y;
-    rc_vf gate = rc_vf_load_n(x, n), up = rc_vf_load_n(x + r->width, n), one = rc_vf_set1(1.0f);
-    rc_vf decay = rc_vf_exp(rc_vf_sub(rc_vf_zero(), gate));
-    return rc_vf_mul(rc_vf_div(gate, rc_vf_add(one, decay)), up);
+    return rt_gate(rc_vf_load_n(x, n), rc_vf_load_n(x + r->width, n));
 }
 
 static inline rc_vf plus_scaled(const rt_rows *r, const float *x, rc_vf y, uint32_t n)

@@ -8,19 +8,25 @@ static void norm_rows(const rt_model *m, const float *weight, uint32_t rows)
 }
 
 /* b = a W^T (+ bias) (+ adapters) */
-static void product(const rt_model *m, const rt_step *step, uint32_t layer, uint32_t linear)
+static rt_linear linear_of(const rt_model *m, const rt_step *step, uint32_t layer, uint32_t linear)
 {
     const rt_layer_weights *w = &m->weights.layers[layer];
-    m->backend->linear(m->device, &(rt_linear){.weight = w->linear[linear],
-                                               .bias = w->bias[linear],
-                                               .x = m->a,
-                                               .x_stride = m->plan.a_stride,
-                                               .y = m->b,
-                                               .y_stride = m->plan.b_stride,
-                                               .rows = step->rows,
-                                               .adapters = &step->adapters,
-                                               .layer = layer,
-                                               .linear = linear});
+    return (rt_linear){.weight = w->linear[linear],
+                       .bias = w->bias[linear],
+                       .x = m->a,
+                       .x_stride = m->plan.a_stride,
+                       .y = m->b,
+                       .y_stride = m->plan.b_stride,
+                       .rows = step->rows,
+                       .adapters = &step->adapters,
+                       .layer = layer,
+                       .linear = linear};
+}
+
+static void product(const rt_model *m, const rt_step *step, uint32_t layer, uint32_t linear)
+{
+    rt_linear l = linear_of(m, step, layer, linear);
+    m->backend->linear(m->device, &l);
 }
 
 /* h += residual_multiplier * b, which each rank has a part of the sum of */
@@ -85,9 +91,16 @@ static void attend(const rt_model *m, const rt_step *step, uint32_t layer)
 static void feed_forward(const rt_model *m, const rt_step *step, uint32_t layer)
 {
     norm_rows(m, m->weights.layers[layer].mlp_norm, step->rows);
-    product(m, step, layer, RT_LINEAR_GATE_UP);
-    m->backend->swiglu(m->device, m->b, m->plan.b_stride, step->rows, m->config.ffn, m->a, m->plan.a_stride);
-    product(m, step, layer, RT_LINEAR_DOWN);
+    rt_linear gate_up = linear_of(m, step, layer, RT_LINEAR_GATE_UP);
+    rt_linear down = linear_of(m, step, layer, RT_LINEAR_DOWN);
+    if (m->backend->feed_forward) {
+        m->backend->feed_forward(m->device, &gate_up, &down, m->a);
+    } else {
+        m->backend->linear(m->device, &gate_up);
+        m->backend->swiglu(m->device, m->b, m->plan.b_stride, step->rows, m->config.ffn, m->a,
+                           m->plan.a_stride);
+        m->backend->linear(m->device, &down);
+    }
     add_residual(m, step->rows);
 }
 
