@@ -4,7 +4,9 @@
  *     attention HEADS KV_HEADS DIM ROWS TOKENS
  *                               decode of ROWS sequences of TOKENS tokens, bf16 K/V: seconds of one layer,
  *                               and the bytes of K/V that it reads
- *     reduce RANKS ROWS WIDTH   the sum over ranks of ROWS rows of WIDTH floats: its seconds
+ *     sums RANKS ROWS WIDTH     the sum over ranks of ROWS rows of WIDTH floats, added to the residual and
+ *                               normed: its seconds, the bytes of a rank's rows, and what the device says
+ *     fused RANKS ROWS WIDTH    the same in one launch, where the device can do that
  *
  * Calls go one after the other and are waited for once, so that what is measured is the device's time, or the
  * host's where launching takes longer. Medians. The exit status is 2 where the device can't be used. */
@@ -146,12 +148,12 @@ static void attend(const rt_backend *b, const uint32_t n[5])
     free(words);
 }
 
-/* ---- all-reduce ---- */
+/* ---- sums over ranks ---- */
 
 typedef struct ranks {
     const rt_backend *backend;
     rt_device *devices[RANKS_MAX];
-    float *x[RANKS_MAX];
+    float *x[RANKS_MAX], *h[RANKS_MAX], *y[RANKS_MAX], *weight[RANKS_MAX];
     rc_code codes[RANKS_MAX];
     rc_msg messages[RANKS_MAX];
     uint32_t rows, width, calls;
@@ -165,21 +167,30 @@ static void join(void *arg, uint32_t rank, uint32_t count)
     r->codes[rank] = r->backend->join ? r->backend->join(r->devices[rank], &r->messages[rank]) : RC_OK;
 }
 
-static void reduce_calls(const ranks *r, uint32_t rank, uint32_t calls)
+static void sum_calls(const ranks *r, uint32_t rank, uint32_t calls)
 {
-    for (uint32_t i = 0; i < calls; i++)
-        r->backend->all_reduce(r->devices[rank], r->x[rank], r->width, r->rows, r->width);
+    rt_residual all = {.h = r->h[rank],
+                       .h_stride = r->width,
+                       .x = r->x[rank],
+                       .x_stride = r->width,
+                       .rows = r->rows,
+                       .width = r->width,
+                       .weight = r->weight[rank],
+                       .epsilon = 1,
+                       .y = r->y[rank],
+                       .y_stride = r->width};
+    for (uint32_t i = 0; i < calls; i++) r->backend->add_residual(r->devices[rank], &all);
     wait_for(r->backend, r->devices[rank], r->x[rank]);
 }
 
-static void reduce_of(void *arg, uint32_t rank, uint32_t count)
+static void sums_of(void *arg, uint32_t rank, uint32_t count)
 {
     ranks *r = arg;
     (void)count;
-    reduce_calls(r, rank, 0); /* the device is this thread's from here on */
-    reduce_calls(r, rank, 1);
+    sum_calls(r, rank, 0); /* the device is this thread's from here on */
+    sum_calls(r, rank, 1);
     double begun = bench_seconds();
-    reduce_calls(r, rank, r->calls);
+    sum_calls(r, rank, r->calls);
     if (rank == 0) r->seconds = (bench_seconds() - begun) / r->calls;
 }
 
@@ -190,11 +201,41 @@ static uint32_t calls_for(double seconds)
     return calls < CALLS ? CALLS : calls > CALLS_MAX ? CALLS_MAX : (uint32_t)calls;
 }
 
-static void reduce(const rt_backend *b, uint32_t devices, const uint32_t n[3])
+static void open_rank(ranks *r, uint32_t i, uint32_t count, rt_group *group, bool is_fused)
 {
-    uint32_t count = n[0], cores = rt_pool_cores();
+    uint32_t cores = rt_pool_cores();
+    size_t floats = (size_t)r->rows * r->width;
+    rt_device_options o = smallest();
+    o.threads = cores / count ? cores / count : 1;
+    o.rows_max = r->rows;
+    o.width_max = o.sums_width = r->width;
+    o.ordinal = i;
+    o.world = count;
+    o.group = group;
+    o.plain_sums = !is_fused;
+    o.batch_invariant = is_fused; /* which leaves no choice */
+    r->devices[i] = open_device(r->backend, &o);
+    r->x[i] = buffer(r->backend, r->devices[i], floats);
+    r->h[i] = buffer(r->backend, r->devices[i], floats);
+    r->y[i] = buffer(r->backend, r->devices[i], floats);
+    r->weight[i] = buffer(r->backend, r->devices[i], r->width);
+}
+
+static void close_rank(ranks *r, uint32_t i)
+{
+    size_t floats = (size_t)r->rows * r->width;
+    r->backend->buffer_destroy(r->devices[i], r->x[i], floats);
+    r->backend->buffer_destroy(r->devices[i], r->h[i], floats);
+    r->backend->buffer_destroy(r->devices[i], r->y[i], floats);
+    r->backend->buffer_destroy(r->devices[i], r->weight[i], r->width);
+    r->backend->close(r->devices[i]);
+}
+
+static void sums(const rt_backend *b, uint32_t devices, const uint32_t n[3], bool is_fused)
+{
+    uint32_t count = n[0];
     ranks r = {.backend = b, .rows = n[1], .width = n[2], .calls = CALLS};
-    rt_group_local_options group = {.ranks = count, .threads = cores};
+    rt_group_local_options group = {.ranks = count, .threads = rt_pool_cores()};
     rt_group_local *local;
     rt_pool *team;
     rc_msg msg;
@@ -203,29 +244,17 @@ static void reduce(const rt_backend *b, uint32_t devices, const uint32_t n[3])
     if (b != rt_backend_cpu() && count > devices) stop(2, "a rank needs a device of its own");
     check(rt_group_local_create(&group, &local, &msg), &msg);
     check(rt_pool_create(count, &team, &msg), &msg);
-    for (uint32_t i = 0; i < count; i++) {
-        rt_device_options o = smallest();
-        o.threads = cores / count ? cores / count : 1;
-        o.rows_max = r.rows;
-        o.width_max = r.width;
-        o.ordinal = i;
-        o.group = rt_group_local_rank(local, i);
-        r.devices[i] = open_device(b, &o);
-        r.x[i] = buffer(b, r.devices[i], (size_t)r.rows * r.width);
-    }
+    for (uint32_t i = 0; i < count; i++) open_rank(&r, i, count, rt_group_local_rank(local, i), is_fused);
     rt_pool_run(team, join, &r);
     for (uint32_t i = 0; i < count; i++) check(r.codes[i], &r.messages[i]);
     for (int i = -1; i < REPEATS; i++) { /* one to see how long it takes */
-        rt_pool_run(team, reduce_of, &r);
+        rt_pool_run(team, sums_of, &r);
         if (i < 0) r.calls = calls_for(r.seconds);
         else took[i] = r.seconds;
     }
-    printf("{\"seconds\": %.9f, \"bytes\": %zu}\n", bench_median(took, REPEATS),
-           (size_t)r.rows * r.width * sizeof(float));
-    for (uint32_t i = 0; i < count; i++) {
-        b->buffer_destroy(r.devices[i], r.x[i], (size_t)r.rows * r.width);
-        b->close(r.devices[i]);
-    }
+    printf("{\"seconds\": %.9f, \"bytes\": %zu, \"device\": \"%s\"}\n", bench_median(took, REPEATS),
+           (size_t)r.rows * r.width * sizeof(float), b->describe(r.devices[0]));
+    for (uint32_t i = 0; i < count; i++) close_rank(&r, i);
     rt_pool_destroy(team);
     rt_group_local_destroy(local);
 }
@@ -239,12 +268,13 @@ int main(int argc, char **argv)
         if (!n[count++]) stop(1, "numbers are from 1 on");
     }
     uint32_t wanted = !strcmp(what, "name") ? 0 : !strcmp(what, "attention") ? 5 : 3;
-    bool is_known = wanted != 3 || !strcmp(what, "reduce");
+    bool is_fused = !strcmp(what, "fused"), is_known = wanted != 3 || is_fused || !strcmp(what, "sums");
     if (!is_known || count != wanted || argc != 3 + (int)wanted)
-        stop(1, "cpu|cuda name | attention HEADS KV_HEADS DIM ROWS TOKENS | reduce RANKS ROWS WIDTH");
+        stop(1, "cpu|cuda name | attention HEADS KV_HEADS DIM ROWS TOKENS | sums RANKS ROWS WIDTH | "
+                "fused RANKS ROWS WIDTH");
     const rt_backend *b = backend_named(argv[1], &devices);
     if (wanted == 0) print_name(b, devices);
     if (wanted == 5) attend(b, n);
-    if (wanted == 3) reduce(b, devices, n);
+    if (wanted == 3) sums(b, devices, n, is_fused);
     return 0;
 }

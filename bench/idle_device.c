@@ -152,10 +152,9 @@ static void swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t r
 {
     (void)d, (void)gate_up, (void)stride, (void)rows, (void)width, (void)y, (void)y_stride;
 }
-static void add_scaled(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
-                       uint32_t rows, uint32_t width)
+static void add_residual(rt_device *d, const rt_residual *r)
 {
-    (void)d, (void)h, (void)h_stride, (void)x, (void)x_stride, (void)scale, (void)rows, (void)width;
+    (void)d, (void)r;
 }
 static void keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
                       uint32_t count)
@@ -244,7 +243,7 @@ static const rt_backend idle = {.abi = RT_BACKEND_ABI, .name = "device", .open =
                                 .adapter_detach = adapter_detach, .kv_buffer = kv_buffer,
                                 .kv_copy_rows = kv_copy_rows, .step_begin = step_begin, .embed = embed,
                                 .rms_norm = rms_norm, .linear = linear, .rope = rope, .kv_write = write_kv,
-                                .attention = attention, .swiglu = swiglu, .add_scaled = add_scaled,
+                                .attention = attention, .swiglu = swiglu, .add_residual = add_residual,
                                 .keep_rows = keep_rows, .divide = divide, .all_reduce = over_ranks,
                                 .gather_columns = over_ranks, .host_rows = host_rows, .pick = pick,
                                 .step_end = step_end, .picked = picked, .status = status,

@@ -30,6 +30,7 @@ function(mica_cuda_objects variable)
             COMMENT "nvcc ${file}"
             COMMAND sh -c "\"$@\" > ${CMAKE_BINARY_DIR}/cuda/${name}.ptxas 2>&1 || { cat ${CMAKE_BINARY_DIR}/cuda/${name}.ptxas; exit 1; }" nvcc
                 ${MICA_NVCC} -c -O3 -std=c++17 ${code} -Xptxas -v -MD -MF ${object}.d -I${CMAKE_SOURCE_DIR}
+                -I${MICA_NCCL_INCLUDE}
                 -Xcompiler -fPIC,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-fvisibility=hidden
                 ${CMAKE_SOURCE_DIR}/${file} -o ${object})
         list(APPEND objects ${object})
@@ -45,7 +46,7 @@ find_library(MICA_NCCL nccl NAMES nccl libnccl.so.2 PATHS ${places} PATH_SUFFIXE
 function(mica_cuda_plugin)
     mica_cuda_objects(objects paged_kv/kv_write_cuda.cu paged_kv/paged_attn_cuda.cu paged_kv/paged_attn_cuda_plain.cu
                       adapters/lora_cuda.cu runtime/backend/cuda_ops.cu runtime/backend/cuda_pick.cu
-                      runtime/backend/cuda_quant.cu)
+                      runtime/backend/cuda_quant.cu runtime/backend/cuda_sum.cu)
     add_library(mica_cuda MODULE ${objects}
         adapters/lora_cuda_plan.c
         paged_kv/paged_attn_cuda_plan.c
@@ -58,6 +59,7 @@ function(mica_cuda_plugin)
         runtime/backend/cuda_quant.c
         runtime/backend/cuda_quant_panels.c
         runtime/backend/cuda_step.c
+        runtime/backend/cuda_sum.c
         runtime/backend/cuda_upload.c
         runtime/backend/pool.c
         runtime/backend/quant.c)

@@ -5,12 +5,13 @@
  *
  *     launches     kl(kernel, grid, block, shared_bytes, stream, arguments...): no <<<>>>
  *     shared       `__shared__ T name[N]` at a kernel's scope, or KSMEM_DYN(T, name), once a kernel
- *     names        KREGISTER(kernel) once at file scope; a kernel's name is unique in the program
+ *     names        KREGISTER(kernel) once at file scope; a kernel's name is unique in the program.
+ *                  KREGISTER_WAITS(kernel): it waits for other devices
  *     PTX          in this header alone
- *     not          cooperative groups, cuda::pipeline, __activemask, waiting for other blocks, code that
- * counts on the lanes of a warp running together
+ *     not          cooperative groups, cuda::pipeline, __activemask, waiting for other blocks of the launch,
+ *                  code that counts on the lanes of a warp running together
  *
- * Source  PTX ISA 9.0: "mma.m16n8k16", "ldmatrix", "cp.async".
+ * Source  PTX ISA 9.0: "mma.m16n8k16", "ldmatrix", "cp.async", "Memory Consistency Model".
  */
 #ifndef PROTO_CUDA_PORT_CUH
 #define PROTO_CUDA_PORT_CUH
@@ -28,6 +29,7 @@
     extern __shared__ __align__(1024) unsigned char ksmem_dyn_[];                                            \
     T *name = (T *)ksmem_dyn_
 #define KREGISTER(kernel)
+#define KREGISTER_WAITS(kernel)
 
 /* d [16][8] float32 += a [16][16] bf16 * b [16][8] bf16, over a warp. With g = lane / 4, q = lane % 4:
  *     a  {row g, k 2q}, {row g + 8, k 2q}, {row g, k 2q + 8}, {row g + 8, k 2q + 8}   pairs of k, lower first
@@ -79,6 +81,28 @@ __device__ __forceinline__ void cp_async_commit()
 template <int N> __device__ __forceinline__ void cp_async_wait()
 {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
+}
+
+/* What the thread has written, and what others of its block wrote before a barrier, is seen on all devices by
+ * who acquires the value. */
+__device__ __forceinline__ void store_release_system(uint32_t *to, uint32_t value)
+{
+    asm volatile("st.release.sys.global.u32 [%0], %1;\n" ::"l"(to), "r"(value) : "memory");
+}
+
+/* Until *at has come to `turn`, in numbers that may wrap, or the host has set *given_up. The host's memory is
+ * far, and looked at now and then. */
+__device__ __forceinline__ void wait_acquire_system(const uint32_t *at, uint32_t turn,
+                                                    const uint32_t *given_up)
+{
+    uint32_t value, over;
+    for (uint32_t tries = 1;; tries++) {
+        asm volatile("ld.acquire.sys.global.u32 %0, [%1];\n" : "=r"(value) : "l"(at) : "memory");
+        if ((int32_t)(value - turn) >= 0) return;
+        if (tries % 1024) continue;
+        asm volatile("ld.relaxed.sys.global.u32 %0, [%1];\n" : "=r"(over) : "l"(given_up) : "memory");
+        if (over) return;
+    }
 }
 #endif
 

@@ -86,8 +86,10 @@ typedef struct mica_options {
     const char *plugin_dir;         /* where libmica_cuda.so is, if not beside libmica.so */
     double gpu_memory_utilization;  /* what everything may take of a device's memory; 0.9 */
     bool enforce_eager;             /* a CUDA device launches decode steps op by op, not as graphs */
-    bool batch_invariant;           /* same request, same bits on a GPU too, at some cost; not over ranks */
+    bool batch_invariant;           /* same request, same bits on a GPU too, at some cost; over ranks where
+                                     * their sums are fused */
     uint32_t kv_changes_max;        /* of the cache that may wait for mica_kv_poll(); 0: none are told */
+    bool disable_custom_all_reduce; /* ranks on GPUs sum by NCCL alone */
 } mica_options;
 #define MICA_OPTIONS_INIT { .size = sizeof(mica_options) }
 

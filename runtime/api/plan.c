@@ -98,6 +98,7 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .kernels = o->cpu_kernels ? o->cpu_kernels : "auto",
                                     .rows_max = rows,
                                     .width_max = rt_model_width_max(c),
+                                    .sums_width = c->hidden,
                                     .slots_max = p->engine.slots_max,
                                     .layers = c->layers,
                                     .linears = RT_LINEARS,
@@ -109,6 +110,8 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .host_floats = (size_t)logits * c->vocab,
                                     .draws_max = draws,
                                     .lists_max = lists < LISTS_MAX ? lists : LISTS_MAX,
+                                    .world = r->info.shard.world,
+                                    .plain_sums = o->disable_custom_all_reduce,
                                     .batch_invariant = o->batch_invariant,
                                     .eager = o->enforce_eager,
                                     .ordinal = processes->launch.local * p->ranks_count + i};
@@ -144,8 +147,7 @@ static rc_code room_on_devices(const mica_options *o, const mica__device *device
         mica__rank_plan *r = &p->ranks[i];
         uint64_t room;
         size_rank(o, device->backend, processes, p, i, positions);
-        uint64_t gathered = p->info.shard.world > 1 ? 2 * r->device.host_floats * sizeof(float) : 0;
-        uint64_t others = rank_bytes(r) + adapters_bytes(p, r) + gathered;
+        uint64_t others = rank_bytes(r) + adapters_bytes(p, r);
         RC_TRY(mica__device_room(device, o, r->device.ordinal, others, &room, msg));
         if (room < *bytes) *bytes = room;
     }
@@ -289,7 +291,8 @@ static uint64_t fingerprint(const mica_options *o, const mica__device *device, c
                               p->lora_rank_max,
                               p->quant ? p->quant->ggml_type + 1 : 0,
                               device->plugin != NULL,
-                              o->batch_invariant};
+                              o->batch_invariant,
+                              o->disable_custom_all_reduce};
     uint64_t hash = 0xcbf29ce484222325u;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = (hash ^ parts[i]) * 0x100000001b3u;
     return hash;

@@ -40,6 +40,7 @@ typedef struct rt_device_options {
     const char *kernels; /* CPU family: "auto", "portable", "avx2", "avx512", "avx512_bf16" */
     uint32_t rows_max;   /* T of any step */
     uint32_t width_max;  /* widest K or N of any product but the head's */
+    uint32_t sums_width; /* of the rows that are summed over ranks */
     uint32_t slots_max;  /* adapter slots */
     uint32_t layers;     /* of the model; an adapter slot has one entry for each */
     uint32_t linears;    /* adaptable linears per layer */
@@ -47,6 +48,7 @@ typedef struct rt_device_options {
     kv_layout kv; /* blocks' geometry */
     uint32_t kv_blocks;
     uint32_t heads;           /* query heads */
+    uint32_t world;           /* ranks of the group; 0 or 1: alone */
     rt_group *group;          /* NULL: alone; else the other ranks, each with a shard of its own. Borrowed */
     uint32_t ordinal;         /* which of the host's devices; the CPU is one */
     uint32_t table_words_max; /* block ids that the sequences of a step have in all */
@@ -54,6 +56,7 @@ typedef struct rt_device_options {
     uint32_t draws_max;       /* rows of a step for which a token is drawn */
     uint32_t lists_max;   /* words of the lists that such a row may bring to `pick` (rt_pick_list_words) */
     bool eager;           /* no graphs of launches */
+    bool plain_sums;      /* over ranks: no kernels of our own for them */
     bool batch_invariant; /* a row's bits must not depend on the batch, at some cost; the CPU's never do */
 } rt_device_options;
 
@@ -96,6 +99,20 @@ typedef struct rt_rope {
     const uint32_t *positions; /* [rows] */
     const float *cos, *sin;    /* [positions][D/2] */
 } rt_rope;
+
+/* h += scale * (x summed over the device's group); then, with a weight, y = rms_norm of h. */
+typedef struct rt_residual {
+    float *h; /* [rows][width], as are x and y */
+    size_t h_stride;
+    float *x; /* anything afterwards */
+    size_t x_stride;
+    float scale;
+    uint32_t rows, width;
+    const float *weight; /* [width], or NULL: y stays as it is */
+    float epsilon;
+    float *y;
+    size_t y_stride;
+} rt_residual;
 
 /* A task for all threads: called once for each part in [0, parts). */
 typedef void (*rt_task)(void *arg, uint32_t part, uint32_t parts);
@@ -168,9 +185,7 @@ typedef struct rt_backend {
     /* y[t][i] = silu(gate_up[t][i]) * gate_up[t][width + i] */
     void (*swiglu)(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width, float *y,
                    size_t y_stride);
-    /* h += scale * x */
-    void (*add_scaled)(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
-                       uint32_t rows, uint32_t width);
+    void (*add_residual)(rt_device *d, const rt_residual *r);
     /* x[i] = x[rows[i]] for i < count, in place: rows increase. */
     void (*keep_rows)(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
                       uint32_t count);

@@ -323,7 +323,7 @@ const rt_backend *rt_backend_cpu(void)
         .kv_write = rt_cpu__kv_write,
         .attention = rt_cpu__attention,
         .swiglu = rt_cpu__swiglu,
-        .add_scaled = rt_cpu__add_scaled,
+        .add_residual = rt_cpu__add_residual,
         .keep_rows = rt_cpu__keep_rows,
         .divide = rt_cpu__divide,
         .all_reduce = cpu_all_reduce,

@@ -48,8 +48,7 @@ void rt_cpu__kv_write(rt_device *d, const kv_write *w);
 void rt_cpu__attention(rt_device *d, const kv_attn *a);
 void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
                     float *y, size_t y_stride);
-void rt_cpu__add_scaled(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
-                        uint32_t rows, uint32_t width);
+void rt_cpu__add_residual(rt_device *d, const rt_residual *r);
 void rt_cpu__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
                        uint32_t count);
 void rt_cpu__divide(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);

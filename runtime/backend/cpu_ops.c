@@ -41,12 +41,15 @@ void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t 
     run_rows(d, &r, FEW_EXPONENTIALS, d->kernels->swiglu);
 }
 
-void rt_cpu__add_scaled(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
-                        uint32_t rows, uint32_t width)
+void rt_cpu__add_residual(rt_device *d, const rt_residual *r)
 {
-    rt_rows r = {.x = x, .x_stride = x_stride, .y = h, .y_stride = h_stride, .factor = scale, .rows = rows,
-                 .width = width};
-    run_rows(d, &r, FEW_ELEMENTS, d->kernels->add_scaled);
+    rt_group *g = d->options.group;
+    rt_rows added = {.x = r->x, .x_stride = r->x_stride, .y = r->h, .y_stride = r->h_stride,
+                     .factor = r->scale, .rows = r->rows, .width = r->width};
+    if (g) (void)g->ops->all_reduce(g, r->x, r->x_stride, r->rows, r->width); /* its status keeps a failure */
+    run_rows(d, &added, FEW_ELEMENTS, d->kernels->add_scaled);
+    if (r->weight)
+        rt_cpu__rms_norm(d, r->h, r->h_stride, r->weight, r->epsilon, r->rows, r->width, r->y, r->y_stride);
 }
 
 void rt_cpu__divide(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor)

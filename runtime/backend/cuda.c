@@ -119,7 +119,7 @@ static rc_code memory(uint32_t ordinal, uint64_t *free_bytes, uint64_t *total_by
 /* ---- open and close ---- */
 
 typedef struct cuda_sizes {
-    size_t kv, scratch, attention, lora, words, table, tile, sums, weights, picked, drawn;
+    size_t kv, scratch, attention, lora, words, table, tile, sums, summed, weights, picked, drawn;
 } cuda_sizes;
 
 static kv_cuda_limits limits_of(const rt_device_options *o)
@@ -144,6 +144,7 @@ static cuda_sizes sizes_of(const rt_device_options *o)
                         .table = (size_t)o->slots_max * o->layers * o->linears * sizeof(adapter_cuda_linear),
                         .tile = o->batch_invariant ? RT_CUDA_TILE * tile_row : 0,
                         .sums = rt_cuda__sums_bytes(o),
+                        .summed = o->world > 1 ? (size_t)o->rows_max * o->sums_width * sizeof(float) : 0,
                         .weights = rt_cuda__picks(o) ? 2 * o->host_floats * sizeof(float) : 0,
                         .picked = rt_cuda__picked_bytes(o),
                         .drawn = o->rows_max * sizeof(int32_t)};
@@ -155,7 +156,8 @@ static size_t cuda_bytes(const rt_device_options *o)
     /* y of a tile, whose widest is the logits' */
     size_t tile_y = o->batch_invariant ? o->host_floats * sizeof(float) : 0;
     return s.kv + s.scratch + s.attention + s.lora + s.words + s.table + s.tile + tile_y + s.sums +
-           s.weights + s.picked + 2 * s.drawn + RT_CUDA_WORKSPACE + RT_CUDA_EXPANDED;
+           s.summed + rt_cuda__window_bytes(o) + s.weights + s.picked + 2 * s.drawn + RT_CUDA_WORKSPACE +
+           RT_CUDA_EXPANDED;
 }
 
 static rc_code take_device_memory(rt_device *d, rc_msg *msg)
@@ -168,6 +170,7 @@ static rc_code take_device_memory(rt_device *d, rc_msg *msg)
     RC_TRY(rt_cuda__alloc(d, s.table, (void **)&d->table, "the adapters' table", msg));
     RC_TRY(rt_cuda__alloc(d, s.tile, &d->tile_x, "a product's tile", msg));
     RC_TRY(rt_cuda__alloc(d, s.sums, (void **)&d->sums, "the ranks' logits", msg));
+    RC_TRY(rt_cuda__alloc(d, s.summed, (void **)&d->summed, "the ranks' sums", msg));
     RC_TRY(rt_cuda__alloc(d, s.weights, (void **)&d->weights, "sampling's weights", msg));
     RC_TRY(rt_cuda__alloc(d, s.picked, (void **)&d->picked, "tokens", msg));
     RC_TRY(rt_cuda__alloc(d, s.drawn, (void **)&d->drawn, "tokens", msg));
@@ -235,7 +238,7 @@ static void cuda_close(rt_device *d)
     void *on_device[] = {d->scratch, d->attention, d->lora, d->words,     d->table,
                          d->tile_x,  d->tile_y,    d->sums, d->workspace, d->kv,
                          d->weights, d->picked,    d->drawn, d->before,
-                         d->expanded};
+                         d->expanded, d->summed};
     for (size_t i = 0; i < sizeof on_device / sizeof *on_device; i++) cudaFree(on_device[i]);
     for (uint32_t i = 0; i < RT_CUDA_DESCRIPTORS; i++) {
         cudaFreeHost(d->descriptors[i]);
@@ -247,6 +250,7 @@ static void cuda_close(rt_device *d)
     }
     if (d->done) cudaEventDestroy(d->done);
     cudaFreeHost(d->host);
+    rt_cuda__sums_close(d);
     rt_cuda__graphs_destroy(d);
     rt_cuda__stages_destroy(d);
     rt_cuda__shapes_destroy(d);
@@ -329,7 +333,7 @@ static const rt_backend backend = {
     .kv_write = rt_cuda__kv_write,
     .attention = rt_cuda__attention,
     .swiglu = rt_cuda__gated,
-    .add_scaled = rt_cuda__add,
+    .add_residual = rt_cuda__add_residual,
     .keep_rows = rt_cuda__keep_rows,
     .divide = rt_cuda__divided,
     .join = rt_cuda__join,

@@ -1,8 +1,9 @@
 /* runtime/backend/cuda_device.h - a CUDA device that is open; shared by the files of the plugin.
  *
- *     cuda.c           the plugin, open and close      cuda_upload.c    pinned stages: host rows to device
- * memory cuda_matrix.c    weights, products by cuBLASLt   cuda_adapters.c  slots cuda_step.c      the step's
- * descriptor and ops   cuda_group.c     ranks, by NCCL cuda_ops.cu      row kernels
+ *     cuda.c           the plugin, open and close      cuda_upload.c    pinned stages
+ *     cuda_matrix.c    weights, products by cuBLASLt   cuda_adapters.c  slots
+ *     cuda_step.c      the step's descriptor and ops   cuda_group.c     ranks, by NCCL
+ *     cuda_sum.c       their sums                      cuda_ops.cu      row kernels
  *
  * Failure  the first CUDA error is kept, with what met it; from then on the step's ops do nothing, and status
  *          says it. A rank that fails says so to its group at once, since the others wait for it.
@@ -23,6 +24,7 @@
 #include "runtime/backend/cuda_ops.h"
 #include "runtime/backend/cuda_pick.h"
 #include "runtime/backend/cuda_quant.h"
+#include "runtime/backend/cuda_sum.h"
 #include "runtime/backend/pool.h"
 
 enum {
@@ -146,7 +148,14 @@ struct rt_device {
     void *tile_x;
     float *tile_y;
     uint32_t tile_columns;
-    float *sums; /* what is gathered, [world][most columns][rows] */
+    float *sums;   /* what is gathered, [world][most columns][rows] */
+    float *summed; /* [rows_max][sums_width] */
+    /* Sums in one launch with what follows: of up to fused_rows rows, 0: of none. The window is NCCL's. */
+    uint32_t fused_rows;
+    void *window_memory;
+    ncclWindow_t window;
+    uint32_t *given_up; /* on the host, pinned: see rt_cuda_peers */
+    rt_cuda_peers peers;
     pthread_mutex_t lock;
     pthread_cond_t stage_free;
     atomic_bool has_failed;
@@ -235,8 +244,7 @@ void rt_cuda__kv_write(rt_device *d, const kv_write *w);
 void rt_cuda__attention(rt_device *d, const kv_attn *a);
 void rt_cuda__gated(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
                     float *y, size_t y_stride);
-void rt_cuda__add(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
-                  uint32_t rows, uint32_t width);
+void rt_cuda__add_residual(rt_device *d, const rt_residual *r);
 void rt_cuda__keep_rows(rt_device *d, float *x, size_t stride, uint32_t width, const uint32_t *rows,
                         uint32_t count);
 void rt_cuda__divided(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
@@ -257,6 +265,8 @@ void rt_cuda__graphs_destroy(rt_device *d);
 size_t rt_cuda__sums_bytes(const rt_device_options *o);
 rc_code rt_cuda__join(rt_device *d, rc_msg *msg);
 void rt_cuda__leave(rt_device *d); /* gives the collectives up, so that nobody waits for this rank */
+/* summed [rows][width] = x's sum over the ranks, by NCCL */
+void rt_cuda__sum(rt_device *d, const float *x, size_t stride, uint32_t rows, uint32_t width);
 void rt_cuda__all_reduce(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width);
 void rt_cuda__gather_columns(rt_device *d, float *y, size_t stride, uint32_t rows, uint32_t width);
 /* The first `count` of drawn: rank 0's to all. */
@@ -264,5 +274,12 @@ void rt_cuda__spread_drawn(rt_device *d, uint32_t count);
 rc_code rt_cuda__status(rt_device *d, rc_msg *msg);
 /* Until the stream has come to `event`, or the device or its group has failed. */
 void rt_cuda__wait(rt_device *d, cudaEvent_t event);
+
+/* cuda_sum.c */
+size_t rt_cuda__window_bytes(const rt_device_options *o);
+/* All ranks at once, when they have met. */
+RC_MUST_CHECK rc_code rt_cuda__sums_prepare(rt_device *d, rc_msg *msg);
+void rt_cuda__sums_close(rt_device *d); /* what was launched has ended */
+void rt_cuda__sum_residual(rt_device *d, const rt_cuda_residual *r);
 
 #endif

@@ -12,10 +12,9 @@ static uint32_t most_columns(size_t columns, uint32_t world)
 
 size_t rt_cuda__sums_bytes(const rt_device_options *o)
 {
-    uint32_t world = o->group ? o->group->world : 1;
-    if (world < 2) return 0;
+    if (o->world < 2) return 0;
     /* Shares are rounded up, so a row of all ranks has less than a float more for each. */
-    return (o->host_floats + (size_t)o->rows_max * world) * 2 * sizeof(float);
+    return (o->host_floats + (size_t)o->rows_max * o->world) * 2 * sizeof(float);
 }
 
 static rc_code nccl_code(const rt_device *d, ncclResult_t result, const char *what, rc_msg *msg)
@@ -40,12 +39,14 @@ rc_code rt_cuda__join(rt_device *d, rc_msg *msg)
     }
     if (!g->ops->broadcast(g, &id, sizeof id)) return g->ops->status(g, msg);
     rc_code code = nccl_code(d, ncclCommInitRank(&d->comm, (int)g->world, id, (int)g->rank), "NCCL", msg);
-    if (code != RC_OK) g->ops->fail(g, msg->text);
+    if (code == RC_OK) return rt_cuda__sums_prepare(d, msg);
+    g->ops->fail(g, msg->text);
     return code;
 }
 
 void rt_cuda__leave(rt_device *d)
 {
+    if (d->given_up) __atomic_store_n(d->given_up, 1, __ATOMIC_RELEASE);
     if (d->comm) ncclCommAbort(d->comm);
     d->comm = NULL;
 }
@@ -67,15 +68,21 @@ static void move_rows(rt_device *d, float *to, size_t to_stride, const float *fr
                    "rows of ranks");
 }
 
+void rt_cuda__sum(rt_device *d, const float *x, size_t stride, uint32_t rows, uint32_t width)
+{
+    size_t floats = (size_t)rows * width;
+    RC_ASSERT(rows <= d->options.rows_max && width <= d->options.sums_width);
+    move_rows(d, d->summed, width, x, stride, rows, width);
+    if (d->has_failed) return;
+    check(d, ncclAllReduce(d->summed, d->summed, floats, ncclFloat, ncclSum, d->comm, d->stream),
+          "all-reduce");
+}
+
 void rt_cuda__all_reduce(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width)
 {
     if (!d->comm || !rt_cuda__launches(d)) return;
-    d->rounded = NULL;
-    move_rows(d, d->scratch, width, x, stride, rows, width);
-    check(d,
-          ncclAllReduce(d->scratch, d->scratch, (size_t)rows * width, ncclFloat, ncclSum, d->comm, d->stream),
-          "all-reduce");
-    move_rows(d, x, stride, d->scratch, width, rows, width);
+    rt_cuda__sum(d, x, stride, rows, width);
+    move_rows(d, x, stride, d->summed, width, rows, width);
 }
 
 /* Equal shares, padded, of all ranks behind the rank's own. */

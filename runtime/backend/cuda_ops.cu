@@ -1,33 +1,5 @@
 /* A row is a thread block, or, where rows are independent elements, a run of 256 of them. */
-#include "proto/cuda_port.cuh"
-#include "runtime/backend/cuda_ops.h"
-
-enum { THREADS = 256, WARPS = THREADS / 32 };
-
-__device__ __forceinline__ uint16_t bf16_of(float x)
-{
-    return __bfloat16_as_ushort(__float2bfloat16_rn(x));
-}
-
-/* Element i of a row: y and its rounded copy. */
-__device__ __forceinline__ void put(const rt_cuda_rows &r, uint32_t row, uint32_t i, float value)
-{
-    r.y[row * r.y_stride + i] = value;
-    if (r.pairs) r.pairs[row * r.pairs_stride + i] = bf16_of(value);
-}
-
-/* Products read whole strides: what is behind the width must be a number. */
-__device__ __forceinline__ void clear_tail(const rt_cuda_rows &r, uint32_t row)
-{
-    uint32_t i = r.width + threadIdx.x;
-    if (r.pairs && i < r.pairs_stride) r.pairs[row * r.pairs_stride + i] = 0;
-}
-
-__device__ __forceinline__ float sum_of_warp(float x)
-{
-    for (int other = 16; other; other /= 2) x += __shfl_xor_sync(0xffffffffu, x, other);
-    return x;
-}
+#include "runtime/backend/cuda_rows.cuh"
 
 __global__ void __launch_bounds__(THREADS) rms_norm_rows(rt_cuda_rows r, const float *weight, float epsilon)
 {
@@ -36,14 +8,7 @@ __global__ void __launch_bounds__(THREADS) rms_norm_rows(rt_cuda_rows r, const f
     const float *x = r.x + row * r.x_stride;
     float sum = 0;
     for (uint32_t i = threadIdx.x; i < r.width; i += THREADS) sum += x[i] * x[i];
-    sum = sum_of_warp(sum);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = 0;
-    for (uint32_t w = 0; w < WARPS; w++) sum += sums[w];
-    float factor = 1 / sqrtf(sum / (float)r.width + epsilon);
-    for (uint32_t i = threadIdx.x; i < r.width; i += THREADS) put(r, row, i, x[i] * factor * weight[i]);
-    clear_tail(r, row);
+    put_norm(r, row, x, sum, weight, epsilon, sums);
 }
 KREGISTER(rms_norm_rows);
 
@@ -56,12 +21,13 @@ __global__ void __launch_bounds__(THREADS) swiglu_rows(rt_cuda_rows r)
 }
 KREGISTER(swiglu_rows);
 
-__global__ void __launch_bounds__(THREADS) add_scaled_rows(rt_cuda_rows r, float scale)
+__global__ void __launch_bounds__(THREADS) add_residual_rows(const __grid_constant__ rt_cuda_residual r)
 {
-    uint32_t row = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
-    if (i < r.width) r.y[row * r.y_stride + i] += scale * r.x[row * r.x_stride + i];
+    __shared__ float sums[WARPS];
+    const float *x = r.rows.x + blockIdx.x * r.rows.x_stride;
+    add_and_norm(r, blockIdx.x, 1, [x](uint32_t) { return x; }, sums);
 }
-KREGISTER(add_scaled_rows);
+KREGISTER(add_residual_rows);
 
 __global__ void __launch_bounds__(THREADS) divide_rows(rt_cuda_rows r, float divisor)
 {
@@ -132,9 +98,9 @@ cudaError_t rt_cuda_swiglu(const rt_cuda_rows *r, cudaStream_t stream)
     return kl(swiglu_rows, elements(r), dim3(THREADS), 0, stream, *r);
 }
 
-cudaError_t rt_cuda_add_scaled(const rt_cuda_rows *r, float scale, cudaStream_t stream)
+cudaError_t rt_cuda_add_residual(const rt_cuda_residual *r, cudaStream_t stream)
 {
-    return kl(add_scaled_rows, elements(r), dim3(THREADS), 0, stream, *r, scale);
+    return kl(add_residual_rows, dim3(r->rows.rows), dim3(THREADS), 0, stream, *r);
 }
 
 cudaError_t rt_cuda_divide(const rt_cuda_rows *r, float divisor, cudaStream_t stream)

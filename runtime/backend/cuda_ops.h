@@ -27,8 +27,17 @@ typedef struct rt_cuda_rows {
 cudaError_t rt_cuda_rms_norm(const rt_cuda_rows *r, const float *weight, float epsilon, cudaStream_t stream);
 /* x: gate [width], then up [width] */
 cudaError_t rt_cuda_swiglu(const rt_cuda_rows *r, cudaStream_t stream);
-/* y += scale x */
-cudaError_t rt_cuda_add_scaled(const rt_cuda_rows *r, float scale, cudaStream_t stream);
+
+/* h += scale x; then, with a weight, y = the norm of h. */
+typedef struct rt_cuda_residual {
+    rt_cuda_rows rows;
+    float *h;
+    size_t h_stride;
+    float scale, epsilon;
+    const float *weight; /* [width] or NULL */
+} rt_cuda_residual;
+cudaError_t rt_cuda_add_residual(const rt_cuda_residual *r, cudaStream_t stream);
+
 /* y /= divisor */
 cudaError_t rt_cuda_divide(const rt_cuda_rows *r, float divisor, cudaStream_t stream);
 /* pairs alone */

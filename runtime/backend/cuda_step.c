@@ -197,12 +197,17 @@ void rt_cuda__attention(rt_device *d, const kv_attn *a)
                    "attention");
 }
 
-void rt_cuda__add(rt_device *d, float *h, size_t h_stride, const float *x, size_t x_stride, float scale,
-                  uint32_t rows, uint32_t width)
+void rt_cuda__add_residual(rt_device *d, const rt_residual *r)
 {
-    rt_cuda_rows r = {
-        .x = x, .x_stride = x_stride, .y = h, .y_stride = h_stride, .rows = rows, .width = width};
-    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_add_scaled(&r, scale, d->stream), "residual");
+    rt_cuda_residual all = {
+        .h = r->h, .h_stride = r->h_stride, .scale = r->scale, .epsilon = r->epsilon, .weight = r->weight};
+    if (r->weight)
+        all.rows = read_next(d, r->x, r->x_stride, r->y, r->y_stride, r->rows, r->width);
+    else
+        all.rows = (rt_cuda_rows){.x = r->x, .x_stride = r->x_stride, .rows = r->rows, .width = r->width};
+    if (!rt_cuda__launches(d)) return;
+    if (d->comm) rt_cuda__sum_residual(d, &all);
+    else rt_cuda__check(d, rt_cuda_add_residual(&all, d->stream), "residual");
 }
 
 /* By way of the scratch, since a row may go where another still has to be read. */

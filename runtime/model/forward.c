@@ -1,12 +1,6 @@
 /* The layer loop. Source: GraniteModel.forward, GraniteDecoderLayer.forward. */
 #include "runtime/model/model_internal.h"
 
-static void norm_rows(const rt_model *m, const float *weight, uint32_t rows)
-{
-    m->backend->rms_norm(m->device, m->h, m->plan.h_stride, weight, m->config.rms_epsilon, rows,
-                         m->config.hidden, m->a, m->plan.a_stride);
-}
-
 /* b = a W^T (+ bias) (+ adapters) */
 static rt_linear linear_of(const rt_model *m, const rt_step *step, uint32_t layer, uint32_t linear)
 {
@@ -29,12 +23,20 @@ static void product(const rt_model *m, const rt_step *step, uint32_t layer, uint
     m->backend->linear(m->device, &l);
 }
 
-/* h += residual_multiplier * b, which each rank has a part of the sum of */
-static void add_residual(const rt_model *m, uint32_t rows)
+/* h += residual_multiplier * b, of whose sum each rank has a part; a = h normed for what reads it next */
+static void add_residual(const rt_model *m, uint32_t rows, const float *next_norm)
 {
-    m->backend->all_reduce(m->device, m->b, m->plan.b_stride, rows, m->config.hidden);
-    m->backend->add_scaled(m->device, m->h, m->plan.h_stride, m->b, m->plan.b_stride,
-                           m->config.residual_multiplier, rows, m->config.hidden);
+    m->backend->add_residual(m->device, &(rt_residual){.h = m->h,
+                                                       .h_stride = m->plan.h_stride,
+                                                       .x = m->b,
+                                                       .x_stride = m->plan.b_stride,
+                                                       .scale = m->config.residual_multiplier,
+                                                       .rows = rows,
+                                                       .width = m->config.hidden,
+                                                       .weight = next_norm,
+                                                       .epsilon = m->config.rms_epsilon,
+                                                       .y = m->a,
+                                                       .y_stride = m->plan.a_stride});
 }
 
 static void rotate(const rt_model *m, const rt_step *step, float *q, float *k)
@@ -53,13 +55,12 @@ static void rotate(const rt_model *m, const rt_step *step, float *q, float *k)
                                            .sin = m->sin});
 }
 
-/* b = q|k|v of the normed h; K and V go where they stay. */
+/* b = q|k|v of the normed h, which is in a; K and V go where they stay. */
 static void write_kv(const rt_model *m, const rt_step *step, uint32_t layer)
 {
     const rt_model_config *c = &m->config;
     float *q = m->b, *k = q + (size_t)c->heads * c->head_dim, *v = k + (size_t)c->kv_heads * c->head_dim;
 
-    norm_rows(m, m->weights.layers[layer].attention_norm, step->rows);
     product(m, step, layer, RT_LINEAR_QKV);
     rotate(m, step, q, k);
     m->backend->kv_write(m->device, &(kv_write){.layout = &m->limits.kv,
@@ -71,7 +72,7 @@ static void write_kv(const rt_model *m, const rt_step *step, uint32_t layer)
                                                 .kv = m->backend->kv_buffer(m->device)});
 }
 
-/* h += residual_multiplier * o(attention of the q in b) */
+/* h += residual_multiplier * o(attention of the q in b); a = h normed for the MLP */
 static void attend(const rt_model *m, const rt_step *step, uint32_t layer)
 {
     m->backend->attention(m->device, &(kv_attn){.layout = &m->limits.kv,
@@ -85,12 +86,13 @@ static void attend(const rt_model *m, const rt_step *step, uint32_t layer)
                                                 .out_stride = m->plan.a_stride,
                                                 .kv = m->backend->kv_buffer(m->device)});
     product(m, step, layer, RT_LINEAR_O);
-    add_residual(m, step->rows);
+    add_residual(m, step->rows, m->weights.layers[layer].mlp_norm);
 }
 
+/* The last layer's h is normed where its logits are computed. */
 static void feed_forward(const rt_model *m, const rt_step *step, uint32_t layer)
 {
-    norm_rows(m, m->weights.layers[layer].mlp_norm, step->rows);
+    bool is_last = layer + 1 == m->config.layers;
     rt_linear gate_up = linear_of(m, step, layer, RT_LINEAR_GATE_UP);
     rt_linear down = linear_of(m, step, layer, RT_LINEAR_DOWN);
     if (m->backend->feed_forward) {
@@ -101,7 +103,7 @@ static void feed_forward(const rt_model *m, const rt_step *step, uint32_t layer)
                            m->plan.a_stride);
         m->backend->linear(m->device, &down);
     }
-    add_residual(m, step->rows);
+    add_residual(m, step->rows, is_last ? NULL : m->weights.layers[layer + 1].attention_norm);
 }
 
 /* Of the step before only as many tokens can be to come as it picks. */
@@ -151,6 +153,8 @@ static void run_layers(const rt_model *m, const rt_step *step, const rt_step *wa
     m->backend->embed(m->device, m->weights.embedding, m->shard.vocab.first, step->tokens, step->rows,
                       m->config.embedding_multiplier, m->h, m->plan.h_stride);
     m->backend->all_reduce(m->device, m->h, m->plan.h_stride, step->rows, m->config.hidden);
+    m->backend->rms_norm(m->device, m->h, m->plan.h_stride, m->weights.layers[0].attention_norm,
+                         m->config.rms_epsilon, step->rows, m->config.hidden, m->a, m->plan.a_stride);
     for (uint32_t layer = 0; layer < m->config.layers; layer++) {
         write_kv(m, step, layer);
         if (layer + 1 == m->config.layers && wanted != step) {

@@ -47,7 +47,7 @@ class Emulated(unittest.TestCase):
 
     def test_all_rows(self):
         rows = self.rows(self.run_small("--bandwidth", "0.001", "--tflops", "0.0001", devices=2))
-        self.assertEqual(len(rows), 13)
+        self.assertEqual(len(rows), 17)
         for name, (median, spread, share) in rows.items():
             self.assertRegex(median, r"^[0-9.]*[1-9][0-9.]* (ms|us)$", name)
             self.assertRegex(spread, r" to ", name)

@@ -90,6 +90,8 @@ struct Block { /* the one that this OS thread runs */
 
 extern __thread Block *block __attribute__((tls_model("initial-exec")));
 
+/* The thread waits for another device: lets others go on. */
+void pause();
 void warp_barrier(uint32_t mask);
 int block_barrier(int predicate);
 [[noreturn]] void fail(const char *why); /* ends the launch with cudaErrorLaunchFailure */
@@ -101,6 +103,7 @@ struct Kernel {
     const void *function;
     int arguments_count;
     const size_t *argument_bytes;
+    bool waits; /* for kernels of other devices */
     Kernel *next;
 };
 void add_kernel(Kernel *kernel);
@@ -154,10 +157,12 @@ template <class T> inline T shuffle(uint32_t mask, T value, int from_lane)
 
 } /* namespace emu */
 
-#define KREGISTER(kernel)                                                                                    \
+#define EMU_REGISTER(kernel, waits)                                                                          \
     static emu::Registration emu_registered_##kernel(                                                        \
         {#kernel, emu::Caller<decltype(&kernel)>::call, (const void *)&kernel,                               \
-         emu::Caller<decltype(&kernel)>::count, emu::Caller<decltype(&kernel)>::bytes(), nullptr})
+         emu::Caller<decltype(&kernel)>::count, emu::Caller<decltype(&kernel)>::bytes(), waits, nullptr})
+#define KREGISTER(kernel) EMU_REGISTER(kernel, false)
+#define KREGISTER_WAITS(kernel) EMU_REGISTER(kernel, true)
 #define KSMEM_DYN(T, name) T *name = (T *)emu::block->dynamic
 
 #define threadIdx (emu::block->current->thread)

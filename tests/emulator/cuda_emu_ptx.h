@@ -101,4 +101,16 @@ template <int N> static inline void cp_async_wait()
     f->copies_count = kept;
 }
 
+static inline void store_release_system(uint32_t *to, uint32_t value)
+{
+    __atomic_store_n(to, value, __ATOMIC_RELEASE);
+}
+
+static inline void wait_acquire_system(const uint32_t *at, uint32_t turn, const uint32_t *given_up)
+{
+    while ((int32_t)(__atomic_load_n(at, __ATOMIC_ACQUIRE) - turn) < 0 &&
+           !__atomic_load_n(given_up, __ATOMIC_RELAXED))
+        emu::pause();
+}
+
 #endif

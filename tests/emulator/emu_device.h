@@ -2,7 +2,9 @@
  * error.
  *
  * A stream's work runs where somebody waits for it (a synchronisation, an event, a query), in order and on
- * the thread that waits, never earlier: what a program forgot to wait for has not happened.
+ * the thread that waits, never earlier: what a program forgot to wait for has not happened. A kernel that
+ * waits for other devices runs on a thread of its stream, so that its host can go on, and lets the streams of
+ * those devices go on, too, where nobody waits for them.
  */
 #ifndef TESTS_EMULATOR_EMU_DEVICE_H
 #define TESTS_EMULATOR_EMU_DEVICE_H
@@ -15,8 +17,8 @@ namespace emu
 
 using Work = std::function<void()>;
 
-/* Queues work, or records it where the stream is being captured. */
-cudaError_t enqueue(cudaStream_t stream, Work work);
+/* Queues work, or records it where the stream is being captured. waits: for work of other devices. */
+cudaError_t enqueue(cudaStream_t stream, Work work, bool waits = false);
 
 /* Runs the next piece of a stream's work, if there is one, nobody else is at that device and, now that nobody
  * can be, it is still needed. */
@@ -24,6 +26,7 @@ void help(cudaStream_t stream, const std::function<bool()> &is_needed);
 
 /* A device that failed fails every later call, as a real one does. */
 void break_device(int device, cudaError_t error);
+void count_launch(); /* of a kernel, also one of a library's */
 int stream_device(cudaStream_t stream);
 
 /* The number that environment variable `name` holds, or `otherwise`. */

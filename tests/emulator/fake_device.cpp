@@ -132,7 +132,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
     switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
-        *value = 4;
+        *value = 132;
         break;
     case cudaDevAttrComputeCapabilityMajor:
         *value = 9;
@@ -159,7 +159,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated CUDA");
     p->major = 9;
-    p->multiProcessorCount = 4;
+    p->multiProcessorCount = 132;
     p->totalGlobalMem = emu::setting("EMU_MEMORY", MEMORY);
     p->sharedMemPerBlock = 48 << 10;
     p->sharedMemPerBlockOptin = 227 << 10;

@@ -76,14 +76,14 @@ cudaError_t cudaLaunchKernel(const void *function, dim3 grid, dim3 size, void **
     if (!kernel) return emu::remember(cudaErrorInvalidDeviceFunction);
     if (device != emu::current_device()) return emu::remember(cudaErrorInvalidResourceHandle);
     if (!emu::fits(function, grid, size, dynamic_bytes)) return emu::remember(cudaErrorInvalidConfiguration);
-    emu::counts().launches++;
+    emu::count_launch();
     bool fails = ++launches == emu::setting("EMU_FAIL_LAUNCH", 0);
     auto kept = std::make_shared<emu::Arguments>(kernel, arguments);
     return emu::enqueue(stream, [=] {
         if (emu::device_error(device)) return;
         if (fails || emu::launch(kernel, grid, size, dynamic_bytes, kept->pointers.data()))
             emu::break_device(device, cudaErrorLaunchFailure);
-    });
+    }, kernel->waits);
 }
 
 cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribute, int value)

@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -25,6 +26,7 @@
 
 #include <cuda_bf16.h>
 #include <nccl.h>
+#include <nccl_device.h>
 
 namespace
 {
@@ -49,10 +51,14 @@ struct Group {
     std::vector<int> helpers;          /* threads at that stream, other than the rank's */
     std::condition_variable helped;
     int own = 0;            /* of the ranks, this process's */
+    std::vector<void *> memory; /* that each rank is registering */
     std::thread hands;      /* where there are others */
     std::atomic<bool> stops{false};
 
-    Group(const char *id, int n) : name(id), ranks(n), streams((size_t)n), helpers((size_t)n) {}
+    Group(const char *id, int n)
+        : name(id), ranks(n), streams((size_t)n), helpers((size_t)n), memory((size_t)n)
+    {
+    }
     ~Group()
     {
         stops = true;
@@ -133,6 +139,9 @@ struct Group {
         helped.wait(lock, [&] { return !helpers[(size_t)rank]; });
     }
 };
+
+std::mutex windows_lock;
+std::set<void *> in_windows;
 
 std::mutex groups_lock;
 std::map<std::string, std::shared_ptr<Group>> groups;
@@ -232,6 +241,48 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *result)
     return ncclSuccess;
 }
 
+/* ---- symmetric memory, where all ranks are of one process ---- */
+
+ncclResult_t ncclMemAlloc(void **out, size_t bytes)
+{
+    return cudaMalloc(out, bytes) ? ncclUnhandledCudaError : ncclSuccess;
+}
+/* What was a window's stays: another rank may be writing there. */
+ncclResult_t ncclMemFree(void *p)
+{
+    std::lock_guard<std::mutex> lock(windows_lock);
+    return in_windows.count(p) || !cudaFree(p) ? ncclSuccess : ncclUnhandledCudaError;
+}
+
+typedef struct ncclTeam {
+    int nRanks, rank, stride;
+} ncclTeam_t;
+
+ncclTeam_t ncclTeamLsa(ncclComm_t comm)
+{
+    bool is_whole = comm->group->own == comm->group->ranks;
+    return {is_whole ? comm->group->ranks : 1, is_whole ? comm->rank : 0, 1};
+}
+
+ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void *memory, size_t bytes, ncclWindow_t *out, int flags)
+{
+    Group &group = *comm->group;
+    if (flags != NCCL_WIN_COLL_SYMMETRIC || bytes % NCCL_WIN_REQUIRED_ALIGNMENT) return ncclInvalidArgument;
+    *out = nullptr;
+    if (group.own != group.ranks) return ncclSuccess;
+    group.memory[(size_t)comm->rank] = memory;
+    {
+        std::lock_guard<std::mutex> lock(windows_lock);
+        in_windows.insert(memory);
+    }
+    if (!group.meet(comm->rank)) return ncclRemoteError;
+    void *window = nullptr;
+    if (cudaMalloc(&window, sizeof **out)) return ncclUnhandledCudaError;
+    *out = (ncclWindow_t)window;
+    for (size_t r = 0; r < group.memory.size(); r++) (*out)->memory[r] = (char *)group.memory[r];
+    return ncclSuccess;
+}
+
 /* Bytes [at, at + count) of rank r's part lie at part(r). */
 using Parts = std::function<const char *(int rank)>;
 using Take = std::function<void(const Parts &part, size_t at, size_t count)>;
@@ -250,6 +301,7 @@ static ncclResult_t collect(ncclComm_t comm, const void *from, size_t bytes, cud
 {
     std::shared_ptr<Group> group = comm->group;
     int rank = comm->rank, device = emu::stream_device(stream);
+    emu::count_launch();
     {
         std::lock_guard<std::mutex> lock(group->mutex);
         group->streams[(size_t)rank] = stream;

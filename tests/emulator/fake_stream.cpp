@@ -2,26 +2,161 @@
 #include "emu_device.h"
 #include "fake_cudart.h"
 
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <deque>
+#include <memory>
 #include <mutex>
+#include <set>
+#include <thread>
 #include <vector>
+
+namespace emu
+{
+
+static void nap()
+{
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+}
+
+struct Piece {
+    Work work;
+    bool waits; /* for other devices */
+};
+
+/* A thread that does a piece of work at a time. */
+class Apart
+{
+    std::mutex mutex;
+    std::condition_variable news;
+    Work work; /* under way, or none */
+    bool stops = false;
+    std::thread thread;
+
+    void run()
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        for (;;) {
+            news.wait(lock, [&] { return work || stops; });
+            if (!work) return;
+            lock.unlock();
+            work();
+            lock.lock();
+            work = nullptr;
+        }
+    }
+
+  public:
+    Apart() : thread([this] { run(); }) {}
+    ~Apart()
+    {
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            stops = true;
+        }
+        news.notify_one();
+        thread.join();
+    }
+    void begin(Work next)
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        work = std::move(next);
+        news.notify_one();
+    }
+    bool is_busy()
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        return bool(work);
+    }
+};
+
+/* While a piece waits for other devices, their streams are helped: on a GPU they go on by themselves, and
+ * here their ranks' threads may be at something else. */
+class Hands
+{
+    std::mutex mutex;
+    std::condition_variable helped;
+    std::set<cudaStream_t> streams; /* that have, or had, such pieces */
+    cudaStream_t current = nullptr;
+    std::atomic<int> waiting{0};
+    bool stops = false;
+    std::thread thread;
+
+    void help_all(std::unique_lock<std::mutex> &lock)
+    {
+        std::vector<cudaStream_t> all(streams.begin(), streams.end());
+        for (cudaStream_t s : all) {
+            if (!waiting || !streams.count(s)) continue;
+            current = s;
+            lock.unlock();
+            help(s, [] { return true; });
+            lock.lock();
+            current = nullptr;
+            helped.notify_all();
+        }
+    }
+    void run()
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        while (!stops) {
+            help_all(lock);
+            lock.unlock();
+            nap();
+            if (!waiting) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            lock.lock();
+        }
+    }
+
+  public:
+    ~Hands()
+    {
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            stops = true;
+        }
+        if (thread.joinable()) thread.join();
+    }
+    void add(cudaStream_t s)
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        streams.insert(s);
+        if (!thread.joinable()) thread = std::thread([this] { run(); });
+    }
+    void remove(cudaStream_t s)
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        streams.erase(s);
+        helped.wait(lock, [&] { return current != s; });
+    }
+    void while_it_waits(const Work &work)
+    {
+        waiting++;
+        work();
+        waiting--;
+    }
+};
+static Hands hands;
+
+} /* namespace emu */
 
 struct CUstream_st {
     int device;
-    std::deque<emu::Work> queue;
+    std::deque<emu::Piece> queue;
     uint64_t queued = 0, done = 0; /* ever */
-    bool capturing = false, working = false;
-    std::vector<emu::Work> captured;
+    bool capturing = false, working = false, is_apart = false, is_helped = false;
+    std::vector<emu::Piece> captured;
+    std::unique_ptr<emu::Apart> apart;
 };
 struct CUevent_st {
     CUstream_st *stream = nullptr; /* NULL: never recorded, and so over */
     uint64_t after = 0;
 };
 struct CUgraph_st {
-    std::vector<emu::Work> work;
+    std::vector<emu::Piece> work;
 };
 struct CUgraphExec_st {
-    std::vector<emu::Work> work;
+    std::vector<emu::Piece> work;
 };
 
 namespace emu
@@ -45,29 +180,57 @@ static CUstream_st *own(cudaStream_t stream)
     return &legacy;
 }
 
-static void run_until(CUstream_st *s, uint64_t done)
+static void begin_apart(CUstream_st *s, Work work)
+{
+    if (!s->apart) s->apart = std::make_unique<Apart>();
+    s->is_apart = true;
+    s->apart->begin([work] { hands.while_it_waits(work); });
+}
+
+/* Does, or begins, the next piece; a broken device drops what was queued. */
+static void run_next(CUstream_st *s)
+{
+    Piece piece = std::move(s->queue.front());
+    s->queue.pop_front();
+    bool is_broken = device_error(s->device);
+    if (piece.waits && !is_broken) return begin_apart(s, std::move(piece.work));
+    s->working = true;
+    if (!is_broken) piece.work();
+    s->working = false;
+    s->done++;
+}
+
+/* stays: until a piece that waits for other devices is over; else it may be left at work. */
+static void run_until(CUstream_st *s, uint64_t done, bool stays = true)
 {
     Lock lock(lock_of(s));
-    while (s->done < done && !s->queue.empty()) {
-        Work work = std::move(s->queue.front());
-        s->queue.pop_front();
-        s->working = true;
-        if (!device_error(s->device)) work(); /* a broken device drops what was queued */
-        s->working = false;
-        s->done++;
+    while (s->done < done) {
+        if (s->is_apart && s->apart->is_busy()) {
+            nap();
+            if (!stays) return;
+        } else if (s->is_apart) {
+            s->is_apart = false;
+            s->done++;
+        } else if (s->queue.empty()) {
+            return;
+        } else {
+            run_next(s);
+        }
     }
 }
 
-cudaError_t enqueue(cudaStream_t stream, Work work)
+cudaError_t enqueue(cudaStream_t stream, Work work, bool waits)
 {
     CUstream_st *s = own(stream);
     Lock lock(lock_of(s));
     if (device_error(s->device)) return remember(device_error(s->device));
     if (s->capturing) {
-        s->captured.push_back(std::move(work));
+        s->captured.push_back({std::move(work), waits});
         return cudaSuccess;
     }
-    s->queue.push_back(std::move(work));
+    if (waits && !s->is_helped) hands.add(s);
+    s->is_helped = s->is_helped || waits;
+    s->queue.push_back({std::move(work), waits});
     s->queued++;
     return cudaSuccess;
 }
@@ -75,7 +238,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work)
 void help(cudaStream_t stream, const std::function<bool()> &is_needed)
 {
     std::unique_lock<std::recursive_mutex> lock(lock_of(stream), std::try_to_lock);
-    if (lock && !stream->working && is_needed()) run_until(stream, stream->done + 1);
+    if (lock && !stream->working && is_needed()) run_until(stream, stream->done + 1, false);
 }
 
 int stream_device(cudaStream_t stream)
@@ -113,6 +276,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
     emu::run_until(stream, stream->queued);
+    emu::hands.remove(stream);
     delete stream;
     return cudaSuccess;
 }
@@ -132,6 +296,16 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
     *event = new CUevent_st;
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    return cudaEventCreateWithFlags(event, 0);
+}
+/* A piece of work takes a microsecond, so that what is chosen by time is always the same. */
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
+{
+    *ms = (float)(end->after - begin->after) * 1e-3f;
     return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -166,7 +340,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     if (!s) return cudaSuccess;
     emu::Lock lock(emu::lock_of(s));
     if (s->done >= event->after) return remember(emu::device_error(s->device));
-    emu::run_until(s, s->done + 1);
+    emu::run_until(s, s->done + 1, false);
     return cudaErrorNotReady;
 }
 
@@ -198,8 +372,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     emu::counts().graphs++;
     cudaError_t error = cudaSuccess;
-    for (const emu::Work &w : exec->work)
-        if (!error) error = emu::enqueue(stream, w);
+    for (const emu::Piece &p : exec->work)
+        if (!error) error = emu::enqueue(stream, p.work, p.waits);
     return error;
 }
 

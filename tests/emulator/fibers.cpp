@@ -1,7 +1,9 @@
 /* Runs the blocks of a launch, one after the other, on the OS thread that asks for it. */
 #include "cuda_emu.h"
 
+#include <sched.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -63,7 +65,7 @@ struct Worker : Block {
     void *scheduler; /* stack pointer of who runs the blocks */
     const char *error;
     int order;
-    unsigned random;
+    unsigned random, pauses = 0;
     std::vector<Fiber> all_fibers;
     std::vector<Warp> all_warps;
     std::vector<uint32_t> all_ready;
@@ -116,6 +118,24 @@ static void yield()
         w->current = &w->fibers[next];
         emu_switch(&me->stack_pointer, w->current->stack_pointer);
     }
+}
+
+/* Those that wait here, too, have their turn; where all do, or nobody came for a while, the machine's other
+ * threads have theirs. */
+void pause()
+{
+    Worker *w = worker();
+    Fiber *me = w->current;
+    const timespec moment = {0, 20000};
+    uint32_t bit = 1u << me->lane;
+    w->ready[me->warp] &= ~bit;
+    int next = pick(w);
+    w->ready[me->warp] |= bit;
+    sched_yield();
+    if (next < 0 || ++w->pauses % 64 == 0) nanosleep(&moment, nullptr);
+    if (next < 0) return;
+    w->current = &w->fibers[next];
+    emu_switch(&me->stack_pointer, w->current->stack_pointer);
 }
 
 void fail(const char *why)

@@ -27,7 +27,23 @@ static void do_add(rt_device *d, const float *x, size_t x_stride, uint32_t rows,
                    size_t y_stride)
 {
     for (uint32_t t = 0; t < rows; t++) memcpy(y + t * y_stride, x + t * x_stride + width, width * sizeof *y);
-    rt_backend_cpu()->add_scaled(d, y, y_stride, x, x_stride, 0.22f, rows, width);
+    rt_residual r = {.h = y, .h_stride = y_stride, .x = (float *)x, .x_stride = x_stride, .scale = 0.22f,
+                     .rows = rows, .width = width};
+    rt_backend_cpu()->add_residual(d, &r);
+}
+
+/* h is x's second half. */
+static void do_add_and_norm(rt_device *d, const float *x, size_t x_stride, uint32_t rows, uint32_t width,
+                            float *y, size_t y_stride)
+{
+    float *h = malloc(rows * x_stride * sizeof *h);
+    assert_non_null(h);
+    memcpy(h, x, rows * x_stride * sizeof *h);
+    rt_residual r = {.h = h + width, .h_stride = x_stride, .x = h, .x_stride = x_stride, .scale = 0.22f,
+                     .rows = rows, .width = width, .weight = weights, .epsilon = 1e-5f, .y = y,
+                     .y_stride = y_stride};
+    rt_backend_cpu()->add_residual(d, &r);
+    free(h);
 }
 
 static void do_divide(rt_device *d, const float *x, size_t x_stride, uint32_t rows, uint32_t width, float *y,
@@ -52,6 +68,13 @@ static double want_swiglu(const float *x, uint32_t width, uint32_t i)
 static double want_add(const float *x, uint32_t width, uint32_t i)
 {
     return x[width + i] + 0.22f * (double)x[i];
+}
+
+static double want_add_and_norm(const float *x, uint32_t width, uint32_t i)
+{
+    double squares = 0;
+    for (uint32_t k = 0; k < width; k++) squares += want_add(x, width, k) * want_add(x, width, k);
+    return weights[i] * want_add(x, width, i) / sqrt(squares / width + 1e-5);
 }
 
 static double want_divide(const float *x, uint32_t width, uint32_t i)
@@ -109,10 +132,14 @@ static void swiglu_is_right_for_every_width(void **state)
     EACH_USABLE_FAMILY(kernels) check_op(kernels, do_swiglu, want_swiglu, 1e-30);
 }
 
-static void add_scaled_is_right_for_every_width(void **state)
+static void residuals_are_right_for_every_width(void **state)
 {
     (void)state;
-    EACH_USABLE_FAMILY(kernels) check_op(kernels, do_add, want_add, 3e-6);
+    EACH_USABLE_FAMILY(kernels)
+    {
+        check_op(kernels, do_add, want_add, 3e-6);
+        check_op(kernels, do_add_and_norm, want_add_and_norm, 3e-6);
+    }
 }
 
 static void divide_is_a_true_division(void **state)
@@ -261,7 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rms_norm_is_right_for_every_width),
         cmocka_unit_test(swiglu_is_right_for_every_width),
-        cmocka_unit_test(add_scaled_is_right_for_every_width),
+        cmocka_unit_test(residuals_are_right_for_every_width),
         cmocka_unit_test(divide_is_a_true_division),
         cmocka_unit_test(one_wide_row_is_shared_among_threads),
         cmocka_unit_test(rope_rotates_halves_and_nothing_else),
