@@ -1,5 +1,6 @@
-/* cuBLASLt's products, as plain loops: column-major D = alpha op(A) op(B) + beta C, summed in float32. As the
- * real one has other kernels for other sizes, a sum begins elsewhere when D has another number of columns. */
+/* cuBLASLt's products, as plain loops: column-major D = alpha op(A) op(B) + beta C, summed in float32, in
+ * parts as on a GPU, where no sum is one long chain. As the real one has other kernels for other sizes, a sum
+ * begins elsewhere when D has another number of columns. */
 #include "emu_device.h"
 
 #include <cstdlib>
@@ -42,6 +43,17 @@ void store(void *p, cudaDataType type, uint64_t at, float value)
         ((__half *)p)[at] = __float2half(value);
     else
         ((float *)p)[at] = value;
+}
+
+float dot(const float *x, const float *y, uint64_t k, uint64_t end)
+{
+    enum { PARTS = 16 };
+    float parts[PARTS] = {0}, sum = 0;
+    for (; k + PARTS <= end; k += PARTS)
+        for (int i = 0; i < PARTS; i++) parts[i] += x[k + i] * y[k + i];
+    for (; k < end; k++) sum += x[k] * y[k];
+    for (float part : parts) sum += part;
+    return sum;
 }
 
 /* A matrix as rows of the summed dimension. */
@@ -190,10 +202,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
         for (uint64_t j = 0; j < n; j++)
             for (uint64_t i = 0; i < m; i++) {
                 const float *x = &rows[i * depth], *y = &columns[j * depth];
-                float sum = 0;
-                for (uint64_t k = n % depth; k < depth; k++) sum += x[k] * y[k];
-                for (uint64_t k = 0; k < n % depth; k++) sum += x[k] * y[k];
-                sum *= alpha;
+                float sum = alpha * (dot(x, y, n % depth, depth) + dot(x, y, 0, n % depth));
                 if (beta != 0) sum += beta * load(c, lc.type, j * (uint64_t)lc.stride + i);
                 if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += load(p.bias, ld.type, i);
                 store(d, ld.type, j * (uint64_t)ld.stride + i, sum);
