@@ -1,5 +1,6 @@
 /* Attention over blocks on tensor cores. One item and one K/V head a thread block: four warps of 16 vectors,
- * a vector being a row and one of the query heads that share the K/V head.
+ * a vector being a row and one of the query heads that share the K/V head. Where columns are too many for one
+ * warp's registers, a second four warps have the upper half of O, and compute S for themselves.
  *
  *     per tile of 64 positions, in shared memory:   K [64][D], V [64][D] as bf16, moved as they are used
  *         S = Q K^T        16 x 64 a warp, mma.m16n8k16 over D
@@ -12,20 +13,31 @@
 #include "paged_kv/paged_attn_cuda_rows.cuh"
 #include "paged_kv/paged_attn_cuda_tile.cuh"
 
-enum { WARPS = 4, VECTORS = 16 * WARPS, THREADS = TILE_THREADS, PAD = TILE_PAD };
-static_assert(THREADS == 32 * WARPS, "what loads tiles");
+enum { WARPS = 4, VECTORS = 16 * WARPS, PAD = TILE_PAD, COLUMNS_MAX = 128 };
 
 /* What a warp keeps of its 16 vectors. A lane has vectors lane / 4 and lane / 4 + 8, of them columns
- * 2 (lane % 4), + 1 of each run of 8. */
+ * 2 (lane % 4), + 1 of each run of 8 of the warp's. */
 template <int D> struct state {
-    float o[D / 8][4];
+    enum { HALVES = D > COLUMNS_MAX ? 2 : 1, COLUMNS = D / HALVES, THREADS = 32 * WARPS * HALVES };
+    float o[COLUMNS / 8][4];
     float m[2], l[2];
 };
+
+/* Which of the item's vectors, and which columns, are the warp's. */
+__device__ __forceinline__ uint32_t first_vector()
+{
+    return threadIdx.x / 32 % WARPS * 16;
+}
+
+template <int D> __device__ __forceinline__ uint32_t first_column()
+{
+    return threadIdx.x / 32 / WARPS * state<D>::COLUMNS;
+}
 
 template <int D> __device__ __forceinline__ void clear(state<D> &s)
 {
 #pragma unroll
-    for (int j = 0; j < D / 8; j++) s.o[j][0] = s.o[j][1] = s.o[j][2] = s.o[j][3] = 0;
+    for (int j = 0; j < state<D>::COLUMNS / 8; j++) s.o[j][0] = s.o[j][1] = s.o[j][2] = s.o[j][3] = 0;
     s.m[0] = s.m[1] = -INFINITY;
     s.l[0] = s.l[1] = 0;
 }
@@ -41,7 +53,7 @@ __device__ __forceinline__ void load_queries(const kv_cuda_attn &a, const kv_cud
                                              uint16_t *q)
 {
     uint32_t group = a.heads / a.layout.kv_heads, count = item.rows * group, dim = a.layout.head_dim;
-    for (uint32_t i = threadIdx.x; i < VECTORS * D; i += THREADS) {
+    for (uint32_t i = threadIdx.x; i < VECTORS * D; i += state<D>::THREADS) {
         uint32_t v = first + i / D, d = i % D;
         float x = 0;
         if (v < count && d < dim)
@@ -108,7 +120,7 @@ __device__ __forceinline__ void weigh(state<D> &s, float (*scores)[4], int h, ui
     s.l[h] = fmaf(s.l[h], c, across_columns(sum, 1));
     s.m[h] = top;
 #pragma unroll
-    for (int j = 0; j < D / 8; j++) {
+    for (int j = 0; j < state<D>::COLUMNS / 8; j++) {
         s.o[j][2 * h] *= c;
         s.o[j][2 * h + 1] *= c;
     }
@@ -124,9 +136,10 @@ __device__ __forceinline__ void gather(state<D> &s, const float (*weights)[4], c
         uint32_t x[4] = {pair(low[0], low[1]), pair(low[2], low[3]), pair(high[0], high[1]),
                          pair(high[2], high[3])};
 #pragma unroll
-        for (int j = 0; j < D / 16; j++) {
+        for (int j = 0; j < state<D>::COLUMNS / 16; j++) {
             uint32_t y[4]; /* of columns 16 j .. + 7, then + 8 .. + 15 */
-            ldmatrix_x4_trans(y, v + (k * 16 + lane % 16) * (D + PAD) + j * 16 + lane / 16 * 8);
+            uint32_t column = first_column<D>() + j * 16 + lane / 16 * 8;
+            ldmatrix_x4_trans(y, v + (k * 16 + lane % 16) * (D + PAD) + column);
             mma_m16n8k16_bf16(s.o[2 * j], x, y);
             mma_m16n8k16_bf16(s.o[2 * j + 1], x, y + 2);
         }
@@ -137,16 +150,16 @@ __device__ __forceinline__ void gather(state<D> &s, const float (*weights)[4], c
 template <int D, class F>
 __device__ __forceinline__ void each_value(uint32_t first, uint32_t count, uint32_t dim, F f)
 {
-    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        uint32_t v = first + warp * 16 + lane / 4 + 8 * h;
+        uint32_t v = first + first_vector() + lane / 4 + 8 * h;
         if (v >= count) continue;
 #pragma unroll
-        for (int j = 0; j < D / 8; j++)
+        for (int j = 0; j < state<D>::COLUMNS / 8; j++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                uint32_t d = j * 8 + lane % 4 * 2 + i;
+                uint32_t d = first_column<D>() + j * 8 + lane % 4 * 2 + i;
                 if (d < dim) f(v, d, j, 2 * h + i, h);
             }
     }
@@ -158,7 +171,7 @@ template <int D> __device__ __forceinline__ void merge(state<D> &total, const st
     for (int h = 0; h < 2; h++) {
         merge_weights w = merge_states(total.m[h], total.l[h], more.m[h], more.l[h]);
 #pragma unroll
-        for (int j = 0; j < D / 8; j++)
+        for (int j = 0; j < state<D>::COLUMNS / 8; j++)
 #pragma unroll
             for (int i = 2 * h; i < 2 * h + 2; i++)
                 total.o[j][i] = merge_values(w, total.o[j][i], more.o[j][i]);
@@ -193,13 +206,13 @@ __device__ void attend(const kv_cuda_attn &a, const kv_cuda_item &item, uint32_t
 {
     enum { EACH = KV_SEGMENT / KV_TILE };
     uint16_t *q = shared, *k = q + VECTORS * (D + PAD), *v = k + KV_TILE * (D + PAD);
-    uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t lane = threadIdx.x % 32, own = first_vector();
     uint32_t group = a.heads / a.layout.kv_heads, count = item.rows * group;
-    bool works = first + warp * 16 < count;
+    bool works = first + own < count;
     uint32_t seen[2]; /* positions that the lane's vectors see */
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        uint32_t mine = first + warp * 16 + lane / 4 + 8 * h;
+        uint32_t mine = first + own + lane / 4 + 8 * h;
         seen[h] = mine < count ? a.rows[item.row + mine / group].position + 1 : 0;
     }
     uint32_t last = a.rows[item.row + item.rows - 1].position + 1, table = a.rows[item.row].table;
@@ -216,7 +229,7 @@ __device__ void attend(const kv_cuda_attn &a, const kv_cuda_item &item, uint32_t
         tile_wait();
         tile_begin<D>(a, table, tile, last, 1, v);
         if (works) {
-            score<D>(q + warp * 16 * (D + PAD), k, scores);
+            score<D>(q + own * (D + PAD), k, scores);
 #pragma unroll
             for (int h = 0; h < 2; h++) weigh(segment, scores, h, tile * KV_TILE, seen[h]);
         }
@@ -239,7 +252,7 @@ template <int D> __device__ __forceinline__ void run_item(const kv_cuda_attn &a,
 }
 
 #define PAIR_KERNEL(D)                                                                                       \
-    __global__ void __launch_bounds__(THREADS) kv_attn_pairs_##D(kv_cuda_attn a)                             \
+    __global__ void __launch_bounds__(state<D>::THREADS) kv_attn_pairs_##D(kv_cuda_attn a)                   \
     {                                                                                                        \
         KSMEM_DYN(uint16_t, shared);                                                                         \
         run_item<D>(a, shared);                                                                              \
@@ -258,13 +271,13 @@ static size_t shared_bytes(uint32_t d)
 
 typedef void (*pair_kernel)(kv_cuda_attn);
 static const struct {
-    uint32_t dim;
+    uint32_t dim, threads;
     pair_kernel kernel;
-} pair_kernels[] = {{32, kv_attn_pairs_32},
-                    {64, kv_attn_pairs_64},
-                    {96, kv_attn_pairs_96},
-                    {128, kv_attn_pairs_128},
-                    {256, kv_attn_pairs_256}};
+} pair_kernels[] = {{32, state<32>::THREADS, kv_attn_pairs_32},
+                    {64, state<64>::THREADS, kv_attn_pairs_64},
+                    {96, state<96>::THREADS, kv_attn_pairs_96},
+                    {128, state<128>::THREADS, kv_attn_pairs_128},
+                    {256, state<256>::THREADS, kv_attn_pairs_256}};
 
 cudaError_t kv_cuda_prepare(void)
 {
@@ -283,7 +296,7 @@ static cudaError_t launch_items(const kv_cuda_attn &a, uint32_t items, cudaStrea
         return kv_cuda_attention_plain(a, items, stream);
     for (auto &p : pair_kernels)
         if (a.layout.head_dim <= p.dim)
-            return kl(p.kernel, grid, dim3(THREADS), shared_bytes(p.dim), stream, a);
+            return kl(p.kernel, grid, dim3(p.threads), shared_bytes(p.dim), stream, a);
     return cudaErrorInvalidValue;
 }
 

@@ -10,7 +10,6 @@
 #include "paged_kv/paged_attn_cuda_rows.cuh"
 
 enum {
-    TILE_THREADS = 128,
     TILE_PAD = 8, /* elements between rows, so that they start in other banks */
     TILE_RUN = 8  /* elements that are moved at once */
 };
@@ -49,7 +48,7 @@ template <int D>
 __device__ __forceinline__ void move_pairs(const kv_cuda_attn &a, uint32_t table, uint32_t tile, uint32_t end,
                                            int is_value, uint16_t *to)
 {
-    for (uint32_t i = threadIdx.x; i < KV_TILE * (D / 2); i += TILE_THREADS) {
+    for (uint32_t i = threadIdx.x; i < KV_TILE * (D / 2); i += blockDim.x) {
         uint32_t position = tile * KV_TILE + i / (D / 2), d = i % (D / 2) * 2;
         uint32_t both = 0;
         if (position < end && d < a.layout.head_dim) both = kv_pair_at(a, table, position, is_value, d);
@@ -68,7 +67,7 @@ __device__ __forceinline__ void tile_begin(const kv_cuda_attn &a, uint32_t table
         move_pairs<D>(a, table, tile, end, is_value, to);
         return;
     }
-    for (uint32_t i = threadIdx.x; i < KV_TILE * RUNS; i += TILE_THREADS) {
+    for (uint32_t i = threadIdx.x; i < KV_TILE * RUNS; i += blockDim.x) {
         uint32_t position = tile * KV_TILE + i / RUNS, d = i % RUNS * TILE_RUN;
         uint16_t *run = to + i / RUNS * (D + TILE_PAD) + d;
         if (position < end && d < a.layout.head_dim)

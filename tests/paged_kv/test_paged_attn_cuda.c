@@ -63,7 +63,8 @@ static const kv_cpu_kernels cuda = {"cuda", attn, write_rows};
 typedef struct shape {
     uint32_t kv_heads, heads, dim;
 } shape;
-static const shape shapes[] = {{1, 1, 16}, {2, 8, 64}, {3, 9, 22}, {1, 4, 80}, {1, 2, 128}, {1, 100, 8}};
+static const shape shapes[] = {{1, 1, 16},  {2, 8, 64},  {3, 9, 22},  {1, 4, 80},
+                               {1, 2, 128}, {1, 100, 8}, {1, 3, 256}, {1, 1, 200}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 static scene make(shape h, uint32_t block_tokens, uint32_t element_bytes, uint32_t shared)
