@@ -1,5 +1,5 @@
-/* mica_limits [threads]: this CPU's limits as a line of JSON: arithmetic (flops_gflops is the better of both
- * kinds) and the bandwidth of reading from huge pages. */
+/* mica_limits [threads [fma | dot]]: this CPU's limits as a line of JSON: arithmetic (flops_gflops is the
+ * better of both kinds), the bandwidth of reading huge pages and, of a named kind, its rate over a second. */
 #include "bench/limits.h"
 
 #include "runtime/backend/pages.h"
@@ -17,8 +17,11 @@ int main(int argc, char **argv)
     memset(array, 1, bench_read_bytes());
     double fma = bench_fma_gflops(pool), dot = bench_dot_gflops(pool);
     printf("{\"threads\": %u, \"fma_gflops\": %.1f, \"bf16_dot_gflops\": %.1f, \"flops_gflops\": %.1f, "
-           "\"read_gbs\": %.2f}\n",
+           "\"read_gbs\": %.2f",
            threads, fma, dot, fma > dot ? fma : dot, bench_read_gbs(pool, array));
+    if (argc > 2)
+        printf(", \"sustained_gflops\": %.1f", bench_sustained_gflops(pool, strcmp(argv[2], "dot") == 0));
+    puts("}");
     rt_pool_destroy(pool);
     rt_pages_free(array, bench_read_bytes());
     return 0;
