@@ -82,7 +82,7 @@ typedef struct rt_cuda_shape {
     uint32_t n, k;
     rc_dtype stored;
     bool has_bias;
-    bool *is_known;              /* [rows_max + 1], and of a tile's rows */
+    uint8_t *alignments;         /* [rows_max + 1], and of a tile's rows: of y, at least; 0: not known yet */
     cublasLtMatmulAlgo_t *algos; /* [rows_max + 1] */
 } rt_cuda_shape;
 

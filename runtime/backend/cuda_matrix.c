@@ -3,6 +3,8 @@
 
 #include "runtime/backend/cuda_device.h"
 
+enum { MATRIX_ALIGN = 16 }; /* at which weights and x begin, and their rows */
+
 static size_t row_bytes(uint32_t k, rc_dtype stored)
 {
     return rt_cuda_padded(k) * rc_dtype_bytes(stored);
@@ -21,17 +23,17 @@ rt_cuda_shape *rt_cuda__shape(rt_device *d, uint32_t n, uint32_t k, rc_dtype sto
     if (!s) return NULL;
     *s = (rt_cuda_shape){.next = d->shapes, .n = n, .k = k, .stored = stored, .has_bias = has_bias};
     size_t rows = d->options.rows_max > RT_CUDA_TILE ? d->options.rows_max : RT_CUDA_TILE;
-    s->is_known = calloc(rows + 1, sizeof *s->is_known);
+    s->alignments = calloc(rows + 1, sizeof *s->alignments);
     s->algos = calloc(rows + 1, sizeof *s->algos);
     d->shapes = s;
-    return s->is_known && s->algos ? s : NULL;
+    return s->alignments && s->algos ? s : NULL;
 }
 
 void rt_cuda__shapes_destroy(rt_device *d)
 {
     for (rt_cuda_shape *s = d->shapes, *next; s; s = next) {
         next = s->next;
-        free(s->is_known);
+        free(s->alignments);
         free(s->algos);
         free(s);
     }
@@ -137,16 +139,42 @@ static cublasStatus_t describe(const rt_linear *l, size_t x_stride, blas_product
     return s;
 }
 
-static cublasStatus_t find_algo(rt_device *d, blas_product *p, cublasLtMatmulAlgo_t *out)
+/* Of y's rows, as far as any algorithm cares: a rank's logits, and parts of a row, begin anywhere. */
+static uint8_t alignment_of(const rt_linear *l)
+{
+    size_t bits = (size_t)l->y | l->y_stride * sizeof *l->y | MATRIX_ALIGN;
+    return (uint8_t)(bits & -bits);
+}
+
+/* Unless it is told, cuBLASLt takes all matrices to begin at multiples of 256 bytes. */
+static cublasStatus_t set_preferences(cublasLtMatmulPreference_t preference, uint32_t alignment_of_y)
+{
+    const size_t workspace = RT_CUDA_WORKSPACE;
+    const uint32_t alignment = MATRIX_ALIGN;
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t name;
+        const void *value;
+        size_t bytes;
+    } all[] = {{CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
+               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment, sizeof alignment},
+               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment, sizeof alignment},
+               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment_of_y, sizeof alignment_of_y},
+               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment_of_y, sizeof alignment_of_y}};
+    cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
+    for (size_t i = 0; !s && i < sizeof all / sizeof *all; i++)
+        s = cublasLtMatmulPreferenceSetAttribute(preference, all[i].name, all[i].value, all[i].bytes);
+    return s;
+}
+
+static cublasStatus_t find_algo(rt_device *d, blas_product *p, uint32_t alignment_of_y,
+                                cublasLtMatmulAlgo_t *out)
 {
     cublasLtMatmulPreference_t preference;
     cublasLtMatmulHeuristicResult_t best;
-    size_t workspace = RT_CUDA_WORKSPACE;
     int found = 0;
     cublasStatus_t s = cublasLtMatmulPreferenceCreate(&preference);
     if (s) return s;
-    s = cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                             sizeof workspace);
+    s = set_preferences(preference, alignment_of_y);
     if (!s)
         s = cublasLtMatmulAlgoGetHeuristic(d->blas, &p->desc, &p->w, &p->x, &p->y, &p->y, preference, 1,
                                            &best, &found);
@@ -162,11 +190,12 @@ cublasStatus_t rt_cuda__multiply(rt_device *d, const rt_linear *l, const void *x
     rt_cuda_shape *shape = w->shapes[l->bias != NULL];
     cublasLtMatmulAlgo_t *algo = &shape->algos[l->rows];
     const float one = 1, zero = 0;
+    uint8_t known = shape->alignments[l->rows], alignment = alignment_of(l);
     blas_product p;
     cublasStatus_t s = describe(l, x_stride, &p);
-    if (!s && !shape->is_known[l->rows]) {
-        s = find_algo(d, &p, algo);
-        shape->is_known[l->rows] = !s;
+    if (!s && (!known || alignment < known)) {
+        s = find_algo(d, &p, alignment, algo);
+        shape->alignments[l->rows] = s ? 0 : alignment;
     }
     if (s) return s;
     return cublasLtMatmul(d->blas, &p.desc, &one, w->data, &p.w, x, &p.x, &zero, l->y, &p.y, l->y, &p.y, algo,

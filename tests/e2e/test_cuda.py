@@ -57,7 +57,7 @@ class Golden(test_golden.Golden):
         super().bfloat16(name, CUDA, on_cuda())
 
     def test_ranks(self):
-        for name, ranks in (("granite", 2), ("granite", 4), ("hybrid", 2), ("llama-bias", 3)):
+        for name, ranks in (("granite", 2), ("granite", 4), ("hybrid", 3), ("llama-bias", 3)):
             with self.subTest(model=name, ranks=ranks):
                 self.float32(name, ["-tp", ranks])
 

@@ -3,6 +3,7 @@
  * begins elsewhere when D has another number of columns. */
 #include "emu_device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -27,6 +28,18 @@ struct Product {
 };
 static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t), "the caller's memory");
 static_assert(sizeof(Product) <= sizeof(cublasLtMatmulDescOpaque_t), "the caller's memory");
+
+struct Alignments { /* of A, B, C and D, in bytes; 0: not told */
+    uint32_t told[4];
+};
+static_assert(sizeof(Alignments) <= sizeof(cublasLtMatmulAlgo_t), "the caller's memory");
+
+/* Up to 16 bytes, of an address and of the columns behind it. */
+uint32_t alignment_of(const void *p, const Layout &l)
+{
+    uint64_t bits = (uint64_t)p | (uint64_t)l.stride * (l.type == CUDA_R_32F ? 4 : 2) | 16;
+    return (uint32_t)(bits & -bits);
+}
 
 float load(const void *p, cudaDataType type, uint64_t at)
 {
@@ -163,19 +176,31 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
     free(preference);
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t,
-                                                    cublasLtMatmulPreferenceAttributes_t, const void *,
-                                                    size_t)
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
+                                                    const void *value, size_t bytes)
 {
+    int i = attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES;
+    if (i < 0 || i >= 4) return CUBLAS_STATUS_SUCCESS;
+    if (bytes != sizeof(uint32_t)) return CUBLAS_STATUS_INVALID_VALUE;
+    memcpy(&((Alignments *)preference)->told[i], value, bytes);
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int wanted,
+/* What is found may count on 16 bytes, and on no more than it was told of a matrix and its rows. */
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int wanted,
                                               cublasLtMatmulHeuristicResult_t *results, int *found)
 {
+    cublasLtMatrixLayout_t layouts[4] = {a, b, c, d};
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
     memset(results, 0, sizeof *results);
+    Alignments *needed = (Alignments *)&results->algo;
+    for (int i = 0; i < 4; i++) {
+        uint32_t told = ((Alignments *)preference)->told[i];
+        needed->told[i] = std::min(alignment_of(nullptr, *(Layout *)layouts[i]), told ? told : 256);
+    }
     *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -184,8 +209,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               const void *a, cublasLtMatrixLayout_t a_at, const void *b,
                               cublasLtMatrixLayout_t b_at, const void *beta_at, const void *c,
                               cublasLtMatrixLayout_t c_at, void *d, cublasLtMatrixLayout_t d_at,
-                              const cublasLtMatmulAlgo_t *, void *, size_t, cudaStream_t stream)
+                              const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t stream)
 {
+    const uint32_t *needed = ((const Alignments *)algo)->told;
+    const uint32_t have[4] = {alignment_of(a, *(Layout *)a_at), alignment_of(b, *(Layout *)b_at),
+                              alignment_of(c, *(Layout *)c_at), alignment_of(d, *(Layout *)d_at)};
+    for (int i = 0; i < 4; i++)
+        if (have[i] < needed[i]) return CUBLAS_STATUS_INVALID_VALUE;
     Product p = *(Product *)desc;
     Layout la = *(Layout *)a_at, lb = *(Layout *)b_at, lc = *(Layout *)c_at, ld = *(Layout *)d_at;
     uint64_t m = ld.rows, n = ld.columns, depth = p.transposes_a ? la.rows : la.columns;
