@@ -28,8 +28,11 @@
 #define KSMEM_DYN(T, name)                                                                                   \
     extern __shared__ __align__(1024) unsigned char ksmem_dyn_[];                                            \
     T *name = (T *)ksmem_dyn_
-#define KREGISTER(kernel)
-#define KREGISTER_WAITS(kernel)
+/* In a section of pointers, by which all kernels can be loaded before the first is launched. */
+#define KREGISTER(kernel)                                                                                    \
+    __attribute__((used, section("mica_kernels"))) static const void *const kernel_##kernel =                \
+        (const void *)&kernel
+#define KREGISTER_WAITS(kernel) KREGISTER(kernel)
 
 /* d [16][8] float32 += a [16][16] bf16 * b [16][8] bf16, over a warp. With g = lane / 4, q = lane % 4:
  *     a  {row g, k 2q}, {row g + 8, k 2q}, {row g, k 2q + 8}, {row g + 8, k 2q + 8}   pairs of k, lower first

@@ -3,7 +3,10 @@
 
 #include "runtime/backend/plugin.h"
 
-enum { CAPABILITY_MIN = 80 }; /* 8.0: bf16 on tensor cores, asynchronous copies to shared memory */
+enum {
+    CAPABILITY_MIN = 80, /* 8.0: bf16 on tensor cores, asynchronous copies to shared memory */
+    GRID_MAX = 65535     /* of a grid's y, which rows are for ops on elements */
+};
 
 void rt_cuda__enter(rt_device *d)
 {
@@ -208,9 +211,24 @@ static cudaError_t keep_pool(int ordinal)
     return error ? error : cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all);
 }
 
+/* All kernels, as KREGISTER names them; the linker says where they begin and end. */
+extern const void *const __start_mica_kernels[], *const __stop_mica_kernels[];
+
+/* CUDA loads a kernel when it is launched first, for which it may wait for the device: in vain, if a kernel
+ * there waits for a rank that this thread has still to serve. */
+static cudaError_t load_kernels(void)
+{
+    struct cudaFuncAttributes unused;
+    cudaError_t error = cudaSuccess;
+    for (const void *const *k = __start_mica_kernels; !error && k < __stop_mica_kernels; k++)
+        error = cudaFuncGetAttributes(&unused, *k);
+    return error;
+}
+
 static rc_code open_parts(rt_device *d, rc_msg *msg)
 {
-    cudaError_t error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    cudaError_t error = load_kernels();
+    if (!error) error = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (!error) error = cudaStreamCreateWithFlags(&d->uploads, cudaStreamNonBlocking);
     if (!error) error = kv_cuda_prepare();
     if (!error) error = keep_pool((int)d->options.ordinal);
@@ -251,7 +269,6 @@ static void cuda_close(rt_device *d)
     if (d->done) cudaEventDestroy(d->done);
     cudaFreeHost(d->host);
     rt_cuda__sums_close(d);
-    rt_cuda__graphs_destroy(d);
     rt_cuda__stages_destroy(d);
     rt_cuda__shapes_destroy(d);
     rt_pool_destroy(d->pool);
@@ -269,6 +286,9 @@ static rc_code cuda_open(const rt_device_options *o, rt_device **out, rc_msg *ms
 {
     struct cudaDeviceProp p;
     RC_TRY(look_at(o->ordinal, &p, msg));
+    if (o->rows_max > GRID_MAX)
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "a CUDA device takes at most %d rows a step, not %u",
+                       GRID_MAX, o->rows_max);
     rt_device *d = calloc(1, sizeof *d);
     if (!d) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a device");
     d->options = *o;

@@ -74,4 +74,5 @@ void rt_cuda__graphs_destroy(rt_device *d)
 {
     for (uint32_t i = 0; i < RT_CUDA_GRAPHS; i++)
         if (d->graphs[i].exec) cudaGraphExecDestroy(d->graphs[i].exec);
+    memset(d->graphs, 0, sizeof d->graphs);
 }

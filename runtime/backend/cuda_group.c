@@ -47,6 +47,7 @@ rc_code rt_cuda__join(rt_device *d, rc_msg *msg)
 void rt_cuda__leave(rt_device *d)
 {
     if (d->given_up) __atomic_store_n(d->given_up, 1, __ATOMIC_RELEASE);
+    rt_cuda__graphs_destroy(d); /* NCCL would wait for those that hold collectives */
     if (d->comm) ncclCommAbort(d->comm);
     d->comm = NULL;
 }

@@ -28,6 +28,7 @@ void help(cudaStream_t stream, const std::function<bool()> &is_needed);
 void break_device(int device, cudaError_t error);
 void count_launch(); /* of a kernel, also one of a library's */
 int stream_device(cudaStream_t stream);
+bool is_captured(cudaStream_t stream);
 
 /* The number that environment variable `name` holds, or `otherwise`. */
 unsigned long long setting(const char *name, unsigned long long otherwise);

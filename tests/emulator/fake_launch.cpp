@@ -95,6 +95,12 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
     return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, const void *function)
+{
+    memset(out, 0, sizeof *out);
+    return emu::find(function) ? cudaSuccess : emu::remember(cudaErrorInvalidDeviceFunction);
+}
+
 /* What nvcc's host code calls. */
 void **__cudaRegisterFatBinary(void *)
 {

@@ -181,6 +181,17 @@ std::shared_ptr<Group> group_of(const char *id, int ranks)
 struct ncclComm {
     std::shared_ptr<Group> group;
     int rank;
+    cudaStream_t stream = nullptr;                          /* of its collectives */
+    std::shared_ptr<bool> graphs = std::make_shared<bool>(); /* held by those in graphs, too */
+
+    /* As NCCL does: until nothing of a graph that holds collectives is left. */
+    bool are_graphs_gone() const
+    {
+        auto until = std::chrono::steady_clock::now() + PATIENCE;
+        while (graphs.use_count() > 1 && std::chrono::steady_clock::now() < until)
+            emu::help(stream, [] { return true; });
+        return graphs.use_count() == 1;
+    }
 };
 
 extern "C" {
@@ -232,6 +243,10 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
     comm->group->leave(comm->rank, true);
+    if (!comm->are_graphs_gone()) {
+        fprintf(stderr, "emulated NCCL: a communicator is given up whose collectives are in graphs\n");
+        abort();
+    }
     delete comm;
     return ncclSuccess;
 }
@@ -301,14 +316,19 @@ static ncclResult_t collect(ncclComm_t comm, const void *from, size_t bytes, cud
 {
     std::shared_ptr<Group> group = comm->group;
     int rank = comm->rank, device = emu::stream_device(stream);
+    std::shared_ptr<bool> graphs = emu::is_captured(stream) ? comm->graphs : nullptr;
     emu::count_launch();
+    comm->stream = stream;
     {
         std::lock_guard<std::mutex> lock(group->mutex);
         group->streams[(size_t)rank] = stream;
     }
     for (size_t at = 0; at < bytes; at += STRETCH) {
         size_t count = std::min(STRETCH, bytes - at);
-        emu::enqueue(stream, [=] { exchange(*group, rank, (const char *)from, at, count, device, take); });
+        emu::enqueue(stream, [=] {
+            (void)graphs;
+            exchange(*group, rank, (const char *)from, at, count, device, take);
+        });
     }
     return ncclSuccess;
 }

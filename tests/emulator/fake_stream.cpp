@@ -241,6 +241,13 @@ void help(cudaStream_t stream, const std::function<bool()> &is_needed)
     if (lock && !stream->working && is_needed()) run_until(stream, stream->done + 1, false);
 }
 
+bool is_captured(cudaStream_t stream)
+{
+    CUstream_st *s = own(stream);
+    Lock lock(lock_of(s));
+    return s->capturing;
+}
+
 int stream_device(cudaStream_t stream)
 {
     return own(stream)->device;
@@ -358,7 +365,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
     emu::Lock lock(emu::lock_of(stream));
     if (!stream->capturing) return remember(cudaErrorIllegalState);
     stream->capturing = false;
-    *graph = new CUgraph_st{stream->captured};
+    *graph = new CUgraph_st{std::move(stream->captured)};
+    stream->captured.clear();
     return cudaSuccess;
 }
 
