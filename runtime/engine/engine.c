@@ -6,6 +6,7 @@
 #include "adapters/activation.h"
 #include "runtime/base/clock.h"
 #include "runtime/engine/batch.h"
+#include "runtime/engine/step_pace.h"
 
 /* A row of logits and what is wanted of it. */
 typedef struct logit_item {
@@ -23,7 +24,7 @@ typedef struct begun_step {
     rt_step step;        /* else its logits can be asked for */
 } begun_step;
 
-enum { STEPS = RT_STEPS_AHEAD + 1, SHORT_NS = 2000000 };
+enum { STEPS = RT_STEPS_AHEAD + 1 };
 
 struct rt_engine {
     rt_engine_options o;
@@ -35,8 +36,7 @@ struct rt_engine {
     begun_step steps[STEPS];
     begun_step *latest;      /* of them */
     begun_step *begun;       /* the latest, where its tokens are still to be taken; else NULL */
-    int64_t ended_ns;        /* when the last step that ran ahead did */
-    int64_t step_ns;         /* what such a step takes: about the shortest of late; 0: not known */
+    rt_step_pace pace;
     rt_pick *picks;          /* [rows_max] what is wanted of the latest, for the device */
     char *scratch;           /* [exec.parts] of the sampler */
     size_t scratch_bytes;
@@ -536,18 +536,9 @@ static begun_step *begin_step(rt_engine *e, const rt_sched_entry *entries, uint3
     return s;
 }
 
-static void note_end(rt_engine *e, const begun_step *s)
-{
-    int64_t now = rt_now_ns(), took = now - e->ended_ns, more = took - e->step_ns;
-    if (s->follows) e->step_ns = !e->step_ns || more < 0 ? took : e->step_ns + more / 8;
-    e->ended_ns = now;
-}
-
 int64_t rt_engine_next_at(const rt_engine *e)
 {
-    const begun_step *s = e->begun;
-    if (!s || !s->runs_ahead || !s->follows || e->step_ns < SHORT_NS) return 0;
-    return e->ended_ns + e->step_ns / 4 * 3;
+    return e->begun && e->begun->runs_ahead ? rt_step_pace_next_at(&e->pace, e->begun->follows) : 0;
 }
 
 /* Behind a step that runs ahead the next one begins before its tokens are taken: what it needs of them is on
@@ -557,6 +548,7 @@ bool rt_engine_step(rt_engine *e)
 {
     const rt_sched_entry *entries;
     begun_step *before = e->begun, *now = NULL;
+    int64_t asked_ns = rt_now_ns();
     uint32_t count = 0;
     e->begun = NULL;
     if (before && !before->runs_ahead) return end_step(e, before);
@@ -566,9 +558,12 @@ bool rt_engine_step(rt_engine *e)
         return false;
     }
     if (count) now = begin_step(e, entries, count);
-    if (now) now->follows = before != NULL;
+    if (now) {
+        now->follows = before != NULL;
+        rt_step_pace_told(&e->pace, asked_ns, rt_now_ns());
+    }
     if (before && !end_step(e, before)) return false;
-    if (before) note_end(e, before);
+    if (before) rt_step_pace_ended(&e->pace, before->follows, rt_now_ns());
     for (uint32_t i = 0; i < count; i++) rt_sched_committed(e->sched, &entries[i]);
     if (now && !before && !now->runs_ahead) return end_step(e, now);
     e->begun = now;
