@@ -297,7 +297,7 @@ class OneServer(unittest.TestCase):
         for i in range(12):
             call = self.server.inference.GenerateStream(long_request(480))
             for _ in range(i % 4):
-                next(call)
+                next(call, None)   # three messages can be all of it: what a slow reader left waits in one
             call.cancel()
         self.assert_room()
 
