@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 10 };
+enum { RT_BACKEND_ABI = 11 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -176,9 +176,9 @@ typedef struct rt_backend {
     void (*rms_norm)(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
                      uint32_t rows, uint32_t width, float *y, size_t y_stride);
     void (*linear)(rt_device *d, const rt_linear *l);
-    /* linear, swiglu, linear, with x, which is down->x, for what is between. What x and gate_up->y hold
-     * afterwards is not said. NULL: no faster than the three. */
-    void (*feed_forward)(rt_device *d, const rt_linear *gate_up, const rt_linear *down, float *x);
+    /* linear, swiglu, linear, without leaving what is between in memory: down->x and gate_up->y hold anything
+     * afterwards. False, and always where NULL: nothing was done, and the three are to do it. */
+    bool (*feed_forward)(rt_device *d, const rt_linear *gate_up, const rt_linear *down);
     void (*rope)(rt_device *d, const rt_rope *r);
     void (*kv_write)(rt_device *d, const kv_write *w);
     void (*attention)(rt_device *d, const kv_attn *a);

@@ -42,7 +42,7 @@ void rt_cpu__embed(rt_device *d, const rt_matrix *table, uint32_t first, const i
 void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
                       uint32_t rows, uint32_t width, float *y, size_t y_stride);
 void rt_cpu__linear(rt_device *d, const rt_linear *l);
-void rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linear *down, float *x);
+bool rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linear *down);
 void rt_cpu__rope(rt_device *d, const rt_rope *r);
 void rt_cpu__kv_write(rt_device *d, const kv_write *w);
 void rt_cpu__attention(rt_device *d, const kv_attn *a);

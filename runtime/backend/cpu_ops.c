@@ -233,8 +233,10 @@ static bool can_gate(const rt_device *d, const rt_linear *gate_up, const rt_line
            blocks <= rt_cpu__packed_room(&d->options);
 }
 
-static void run_gated(rt_device *d, const rt_linear *gate_up, const rt_linear *down)
+bool rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linear *down)
 {
+    RC_ASSERT(gate_up->weight->n == 2 * down->weight->k && gate_up->rows == down->rows);
+    if (!can_gate(d, gate_up, down)) return false;
     for (uint32_t b = 0; b < row_blocks(gate_up->rows); b++) {
         rt_dense first = rows_of(d, gate_up, b), second = rows_of(d, down, b);
         size_t packed_rows = (size_t)first.rows * rt_cpu__packed_blocks(first.w->k);
@@ -246,19 +248,7 @@ static void run_gated(rt_device *d, const rt_linear *gate_up, const rt_linear *d
         rt_pool_run(d->pool, dense_task, &o);
         rt_pool_run(d->pool, dense_task, &next);
     }
-}
-
-void rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linear *down, float *x)
-{
-    uint32_t width = down->weight->k;
-    RC_ASSERT(gate_up->weight->n == 2 * width && gate_up->rows == down->rows && down->x == x);
-    if (can_gate(d, gate_up, down)) {
-        run_gated(d, gate_up, down);
-        return;
-    }
-    rt_cpu__linear(d, gate_up);
-    rt_cpu__swiglu(d, gate_up->y, gate_up->y_stride, gate_up->rows, width, x, down->x_stride);
-    rt_cpu__linear(d, down);
+    return true;
 }
 
 typedef struct kv_op {

@@ -116,7 +116,7 @@ static bool find_windows(rt_device *d)
     d->peers.rank = o->group->rank;
     d->peers.world = o->world;
     d->peers.rows_most = rt_cuda_sum_rows_most(o->rows_max, o->sums_width);
-    d->peers.stride = (o->sums_width + 3) / 4 * 4;
+    d->peers.stride = rt_cuda_sum_stride(o->sums_width);
     return all_say(d, !error);
 }
 

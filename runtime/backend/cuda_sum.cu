@@ -65,14 +65,9 @@ __global__ void find_windows(ncclWindow_t window, uint32_t world, void **out)
 }
 KREGISTER(find_windows);
 
-static uint32_t stride_of(uint32_t width)
-{
-    return (width + 3) / 4 * 4;
-}
-
 uint32_t rt_cuda_sum_rows_most(uint32_t rows_max, uint32_t width)
 {
-    size_t most = RT_CUDA_SUM_BYTES / (stride_of(width) * sizeof(float));
+    size_t most = RT_CUDA_SUM_BYTES / (rt_cuda_sum_stride(width) * sizeof(float));
     if (most > RT_CUDA_SUM_ROWS) most = RT_CUDA_SUM_ROWS;
     return most < rows_max ? (uint32_t)most : rows_max;
 }
@@ -80,7 +75,7 @@ uint32_t rt_cuda_sum_rows_most(uint32_t rows_max, uint32_t width)
 size_t rt_cuda_sum_bytes(uint32_t rows_max, uint32_t width, uint32_t world)
 {
     size_t rows = 2 * (size_t)rt_cuda_sum_rows_most(rows_max, width) * world;
-    return ROWS_AT + rows * stride_of(width) * sizeof(float);
+    return ROWS_AT + rows * rt_cuda_sum_stride(width) * sizeof(float);
 }
 
 cudaError_t rt_cuda_find_windows(ncclWindow_t window, uint32_t world, void **out, cudaStream_t stream)

@@ -40,9 +40,11 @@ typedef struct rt_cuda_peers {
     char *windows[RT_CUDA_SUM_RANKS]; /* as this device addresses them */
     const uint32_t *given_up;         /* the host's, pinned: once it is not 0, nobody is waited for */
     uint32_t rank, world, rows_most;
-    uint32_t stride; /* a multiple of 4 */
+    uint32_t stride; /* rt_cuda_sum_stride() */
 } rt_cuda_peers;
 
+/* Floats from a row of a window to the next: it is moved four at a time. */
+static inline uint32_t rt_cuda_sum_stride(uint32_t width) { return (width + 3) / 4 * 4; }
 /* Rows that a launch may have, 0: none fits. */
 uint32_t rt_cuda_sum_rows_most(uint32_t rows_max, uint32_t width);
 size_t rt_cuda_sum_bytes(uint32_t rows_max, uint32_t width, uint32_t world);

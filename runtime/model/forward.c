@@ -95,9 +95,7 @@ static void feed_forward(const rt_model *m, const rt_step *step, uint32_t layer)
     bool is_last = layer + 1 == m->config.layers;
     rt_linear gate_up = linear_of(m, step, layer, RT_LINEAR_GATE_UP);
     rt_linear down = linear_of(m, step, layer, RT_LINEAR_DOWN);
-    if (m->backend->feed_forward) {
-        m->backend->feed_forward(m->device, &gate_up, &down, m->a);
-    } else {
+    if (!m->backend->feed_forward || !m->backend->feed_forward(m->device, &gate_up, &down)) {
         m->backend->linear(m->device, &gate_up);
         m->backend->swiglu(m->device, m->b, m->plan.b_stride, step->rows, m->config.ffn, m->a,
                            m->plan.a_stride);

@@ -68,9 +68,7 @@ static bool run(const subject *t, uint32_t rows, bool fused, float *y)
                          .y_stride = 2 * (size_t)ffn, .rows = rows};
     rt_linear down = {.weight = t->down, .bias = t->bias, .x = x, .x_stride = ffn + GAP, .y = y,
                       .y_stride = hidden + GAP, .rows = rows};
-    if (fused) {
-        cpu->feed_forward(t->d, &gate_up, &down, x);
-    } else {
+    if (!fused || !cpu->feed_forward(t->d, &gate_up, &down)) {
         cpu->linear(t->d, &gate_up);
         cpu->swiglu(t->d, middle, 2 * (size_t)ffn, rows, ffn, x, ffn + GAP);
         cpu->linear(t->d, &down);

@@ -102,7 +102,7 @@ static void launch(const scene *s, uint32_t rank, uint32_t first, uint32_t rows,
                        .rank = rank,
                        .world = s->world,
                        .rows_most = rt_cuda_sum_rows_most(ROWS, s->width),
-                       .stride = (s->width + 3) / 4 * 4};
+                       .stride = rt_cuda_sum_stride(s->width)};
     rt_cuda_residual r = {.rows = {s->x[rank] + first * s->x_stride, s->x_stride,
                                    s->y[rank] + first * s->width, s->width, rows, s->width,
                                    s->pairs[rank] + first * s->pairs_stride, s->pairs_stride},
