@@ -299,6 +299,9 @@ MICA_API int mica_kv_fd(const mica *m);
 MICA_API size_t mica_token_text(const mica *m, int32_t id, char *out, size_t out_max);
 MICA_API rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_special, int32_t **ids,
                                size_t *count, rc_msg *err); /* *ids by free() */
+/* The prompt of a request as mica_submit() would take it: tokenized, cut, not checked. *ids by free(). */
+MICA_API rc_code mica_prompt_ids(mica *m, const mica_request *request, int32_t **ids, size_t *count,
+                                 rc_msg *err);
 /* Text of ids, malloc'ed and terminated: *text by free(). offsets: NULL, or [count], filled with the bytes of
  * the text before each token's, as in mica_token. */
 MICA_API rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool skip_special,

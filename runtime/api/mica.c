@@ -219,32 +219,33 @@ static rc_code tokenize_prompt(mica *m, const mica_request *q, int32_t **ids, si
     return code == RC_OK ? code : rc_about(code, err, "prompt");
 }
 
-/* Keeps the prompt's last tokens, as many as are asked for. */
-static void cut_prompt(const mica_request *q, const int32_t **ids, size_t *count)
+/* A request's prompt, cut where it says so. */
+typedef struct prompt {
+    const int32_t *ids;
+    size_t count;
+    int32_t *made; /* of text: whoever found it frees it; else NULL */
+} prompt;
+
+static rc_code find_prompt(mica *m, const mica_request *q, prompt *p, rc_msg *err)
 {
     size_t kept = q->truncate_prompt_tokens;
-    if (!kept || *count <= kept) return;
-    *ids += *count - kept;
-    *count = kept;
-}
-
-static rc_code create_request(mica *m, const mica_request *q, const int32_t *ids, size_t count,
-                              rt_request **out, rc_msg *err)
-{
-    cut_prompt(q, &ids, &count);
-    return rt_request_create(q, ids, count, &m->limits, out, err);
+    *p = (prompt){.ids = q->prompt_ids, .count = q->prompt_ids_count};
+    if (!q->prompt_ids) RC_TRY(tokenize_prompt(m, q, &p->made, &p->count, err));
+    if (p->made) p->ids = p->made;
+    if (!kept || p->count <= kept) return RC_OK;
+    p->ids += p->count - kept;
+    p->count = kept;
+    return RC_OK;
 }
 
 static rc_code make_request(mica *m, const mica_request *q, rt_request **out, rc_msg *err)
 {
-    int32_t *ids = NULL;
-    size_t count;
+    prompt p;
     rc_code code;
     RC_TRY(rt_request_validate(q, &m->limits, err));
-    if (q->prompt_ids) return create_request(m, q, q->prompt_ids, q->prompt_ids_count, out, err);
-    RC_TRY(tokenize_prompt(m, q, &ids, &count, err));
-    code = create_request(m, q, ids, count, out, err);
-    free(ids);
+    RC_TRY(find_prompt(m, q, &p, err));
+    code = rt_request_create(q, p.ids, p.count, &m->limits, out, err);
+    free(p.made);
     return code;
 }
 
@@ -354,7 +355,6 @@ static uint32_t cached_of(mica *m, const mica_request *q, const int32_t *ids, si
 {
     uint64_t adapter;
     uint32_t adapted_from;
-    cut_prompt(q, &ids, &count);
     if (count > m->limits.max_model_len || !whose_kv(m, q, ids, (uint32_t)count, &adapter, &adapted_from))
         return 0;
     pthread_mutex_lock(&m->engine_lock);
@@ -367,15 +367,25 @@ static uint32_t cached_of(mica *m, const mica_request *q, const int32_t *ids, si
 uint32_t mica_cached_tokens(mica *m, const mica_request *request)
 {
     mica_request q;
-    int32_t *ids = NULL;
-    size_t count;
+    prompt p;
     if (take_request(request, &q, NULL) != RC_OK) return 0;
-    if (q.prompt_logprobs >= 0) return 0;
-    if (q.prompt_ids) return cached_of(m, &q, q.prompt_ids, q.prompt_ids_count);
-    if (tokenize_prompt(m, &q, &ids, &count, NULL) != RC_OK) return 0;
-    uint32_t cached = cached_of(m, &q, ids, count);
-    free(ids);
+    if (q.prompt_logprobs >= 0 || find_prompt(m, &q, &p, NULL) != RC_OK) return 0;
+    uint32_t cached = cached_of(m, &q, p.ids, p.count);
+    free(p.made);
     return cached;
+}
+
+rc_code mica_prompt_ids(mica *m, const mica_request *request, int32_t **ids, size_t *count, rc_msg *err)
+{
+    mica_request q;
+    prompt p;
+    RC_TRY(take_request(request, &q, err));
+    RC_TRY(find_prompt(m, &q, &p, err));
+    *ids = malloc(p.count * sizeof **ids + 1);
+    *count = p.count;
+    if (*ids && p.count) memcpy(*ids, p.ids, p.count * sizeof **ids);
+    free(p.made);
+    return *ids ? RC_OK : rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for %zu tokens", p.count);
 }
 
 rc_code mica_status(const mica *m, rc_msg *err)

@@ -463,12 +463,14 @@ static uint32_t missing_mib(const rt_server *s, const char *adapter)
 static rc_code tokenize(const rt_server *s, rt_generate_request *r, rc_msg *msg)
 {
     mica_request *q = &r->q;
-    if (!q->prompt_text) return RC_OK;
-    rc_code code = mica_tokenize(s->m, q->prompt_text, q->prompt_text_bytes, q->add_special_tokens,
-                                 &r->prompt_ids, &q->prompt_ids_count, msg);
+    int32_t *ids;
+    rc_code code = mica_prompt_ids(s->m, q, &ids, &q->prompt_ids_count, msg);
+    explain(code, q->model, msg);
     if (code != RC_OK) return code;
-    q->prompt_ids = r->prompt_ids;
+    free(r->prompt_ids);
+    q->prompt_ids = r->prompt_ids = ids;
     q->prompt_text = NULL;
+    q->truncate_prompt_tokens = 0;
     return RC_OK;
 }
 
@@ -477,7 +479,6 @@ static rc_code wait_for_turn(rt_generation *g, const rt_tenant *tenant, rc_msg *
 {
     rt_server *s = g->server;
     rt_generate_request *r = &g->request;
-    uint32_t keep = r->q.truncate_prompt_tokens;
     char salt[RT_SALT_TEXT_BYTES], seconds[24];
     int64_t retry_us;
     RC_TRY(tokenize(s, r, msg));
@@ -489,7 +490,7 @@ static rc_code wait_for_turn(rt_generation *g, const rt_tenant *tenant, rc_msg *
     rc_code code = mica_check(s->m, &r->q, msg); /* what would be refused inside neither waits nor counts */
     explain(code, r->q.model, msg);
     if (code != RC_OK) return code;
-    g->item.prompt_tokens = keep && keep < r->q.prompt_ids_count ? keep : (uint32_t)r->q.prompt_ids_count;
+    g->item.prompt_tokens = (uint32_t)r->q.prompt_ids_count;
     g->item.adapter_mib = missing_mib(s, r->q.model);
     code = rt__access_arrive(s->access, &g->item, &retry_us, msg);
     if (code == RC_OK) return RC_OK;

@@ -301,6 +301,15 @@ class Limits(Checks):
             running.cancel()
             t.generate("a")
 
+    def test_a_prompt_beyond_the_model_is_cut_where_it_says_so(self):
+        with Tenants(tenant("a", tokens_per_minute=100)) as t:
+            r = request(4, truncate_prompt_tokens=7)
+            r.text = "hello world " * 2000
+            answer = t.generate("a", r)
+            self.assertEqual(answer.prompt_info.num_prompt_tokens, 7)
+            r.truncate_prompt_tokens = 0
+            self.assertIn("prompt: ", self.refused(Code.INVALID_ARGUMENT, t.generate, "a", r).details())
+
     def test_per_minute(self):
         with Tenants(tenant("r", requests_per_minute=3), tenant("k", tokens_per_minute=100)) as t:
             for _ in range(3):

@@ -320,6 +320,12 @@ rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_sp
     return rc_fail(RC_UNIMPLEMENTED, err, "the script tokenizes in mica_submit() only");
 }
 
+rc_code mica_prompt_ids(mica *m, const mica_request *request, int32_t **ids, size_t *count, rc_msg *err)
+{
+    (void)m, (void)request, (void)ids, (void)count;
+    return rc_fail(RC_UNIMPLEMENTED, err, "the script tokenizes in mica_submit() only");
+}
+
 bool mica_kv_poll(mica *m, mica_kv_change *change)
 {
     (void)m, (void)change;

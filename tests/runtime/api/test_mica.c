@@ -251,6 +251,38 @@ static void what_would_be_refused_can_be_asked_before(void **state)
     mica_close(m);
 }
 
+/* A prompt beyond the model's length is made whole, then cut, as mica_submit() does it. */
+static void the_prompt_of_a_request_can_be_had_as_ids(void **state)
+{
+    enum { TIMES = 200, KEPT = 7 };
+    static char text[17 * TIMES + 1];
+    mica *m = open_model(2);
+    mica_request r = request(NULL, text, 4);
+    answer by_text, by_ids;
+    int32_t *ids, *own;
+    size_t count, own_count;
+    (void)state;
+    for (int i = 0; i < TIMES; i++) strcat(text, "How many blocks? ");
+    r.prompt_text_bytes = strlen(text);
+    assert_int_equal(mica_prompt_ids(m, &r, &ids, &count, NULL), RC_INVALID_ARGUMENT);
+    r.truncate_prompt_tokens = KEPT;
+    assert_int_equal(mica_prompt_ids(m, &r, &ids, &count, NULL), RC_OK);
+    assert_int_equal(count, KEPT);
+    submit(m, &r, &by_text);
+    r.truncate_prompt_tokens = 0;
+    r.prompt_ids = ids;
+    r.prompt_ids_count = count;
+    submit(m, &r, &by_ids);
+    finish_all(m);
+    assert_memory_equal(by_text.ids, by_ids.ids, 4 * sizeof *ids);
+    assert_int_equal(mica_prompt_ids(m, &r, &own, &own_count, NULL), RC_OK);
+    assert_int_equal(own_count, count);
+    assert_memory_equal(own, ids, count * sizeof *ids);
+    free(own);
+    free(ids);
+    mica_close(m);
+}
+
 /* ---- many threads ---- */
 
 typedef struct crowd {
@@ -365,6 +397,7 @@ int main(void)
         cmocka_unit_test(base_and_an_activated_adapter_share_all_rows_before_the_activation),
         cmocka_unit_test(what_is_cached_can_be_asked_before),
         cmocka_unit_test(what_would_be_refused_can_be_asked_before),
+        cmocka_unit_test(the_prompt_of_a_request_can_be_had_as_ids),
         cmocka_unit_test(threads_may_submit_cancel_load_and_unload_at_once),
         cmocka_unit_test(closing_ends_what_still_runs),
         cmocka_unit_test(int8_keeps_more_positions_in_the_same_memory),
