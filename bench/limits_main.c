@@ -1,5 +1,5 @@
-/* mica_limits [threads [fma | dot]]: this CPU's limits as a line of JSON: arithmetic (flops_gflops is the
- * better of both kinds), the bandwidth of reading huge pages and, of a named kind, its rate over a second. */
+/* mica_limits [threads [fma | flops]]: this CPU's limits as a line of JSON: arithmetic (flops_gflops is the
+ * better of both kinds), the bandwidth of reading huge pages, and the named one over a second. */
 #include "bench/limits.h"
 
 #include "runtime/backend/pages.h"
@@ -19,8 +19,10 @@ int main(int argc, char **argv)
     printf("{\"threads\": %u, \"fma_gflops\": %.1f, \"bf16_dot_gflops\": %.1f, \"flops_gflops\": %.1f, "
            "\"read_gbs\": %.2f",
            threads, fma, dot, fma > dot ? fma : dot, bench_read_gbs(pool, array));
-    if (argc > 2)
-        printf(", \"sustained_gflops\": %.1f", bench_sustained_gflops(pool, strcmp(argv[2], "dot") == 0));
+    if (argc > 2) {
+        bool of_dots = strcmp(argv[2], "flops") == 0 && dot > fma;
+        printf(", \"sustained_gflops\": %.1f", bench_sustained_gflops(pool, of_dots));
+    }
     puts("}");
     rt_pool_destroy(pool);
     rt_pages_free(array, bench_read_bytes());
