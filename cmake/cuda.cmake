@@ -52,6 +52,7 @@ function(mica_cuda_plugin)
         paged_kv/paged_attn_cuda_plan.c
         runtime/backend/cuda.c
         runtime/backend/cuda_adapters.c
+        runtime/backend/cuda_blas.c
         runtime/backend/cuda_graph.c
         runtime/backend/cuda_group.c
         runtime/backend/cuda_matrix.c
@@ -60,6 +61,7 @@ function(mica_cuda_plugin)
         runtime/backend/cuda_quant_panels.c
         runtime/backend/cuda_step.c
         runtime/backend/cuda_sum.c
+        runtime/backend/cuda_tune.c
         runtime/backend/cuda_upload.c
         runtime/backend/pool.c
         runtime/backend/quant.c)

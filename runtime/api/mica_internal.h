@@ -69,7 +69,7 @@ struct mica {
     /* fixed once open */
     mica_options o;              /* with defaults filled in; strings below */
     char *model_name;
-    char device_text[128];
+    char device_text[160];
     mica__plan plan;
     rt_request_limits limits;
     adapter_shape shape;

@@ -36,31 +36,34 @@ static rc_code open_rank(mica__ranks *r, const rt_model_options *model, mica__ra
     return RC_OK;
 }
 
-typedef struct join_call {
+typedef struct prepare_call {
     mica__ranks *r;
     rc_code *codes; /* [count], as are the messages */
     rc_msg *messages;
-} join_call;
+} prepare_call;
 
-static void join_of(void *arg, uint32_t rank, uint32_t ranks)
+static void prepare_rank(void *arg, uint32_t rank, uint32_t ranks)
 {
-    const join_call *c = arg;
+    const prepare_call *c = arg;
     (void)ranks;
-    c->codes[rank] = c->r->backend->join(c->r->models[rank].device, &c->messages[rank]);
+    rt_exec_model *x = &c->r->models[rank];
+    rc_code code = RC_OK;
+    if (c->r->group && x->backend->join) code = x->backend->join(x->device, &c->messages[rank]);
+    if (code == RC_OK) code = rt_model_tune(x->model, &c->messages[rank]);
+    c->codes[rank] = code;
 }
 
 /* All ranks at once: a collective begins when the last one has come. */
-static rc_code join_ranks(mica__ranks *r, rc_msg *msg)
+static rc_code prepare_ranks(mica__ranks *r, rc_msg *msg)
 {
     rt_pool *team;
     rc_code code = RC_OK;
-    if (!r->group || !r->backend->join) return RC_OK;
-    join_call c = {r, calloc(r->count, sizeof *c.codes), calloc(r->count, sizeof *c.messages)};
+    prepare_call c = {r, calloc(r->count, sizeof *c.codes), calloc(r->count, sizeof *c.messages)};
     if (!c.codes || !c.messages)
         code = rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for %u ranks", r->count);
     if (code == RC_OK) code = rt_pool_create(r->count, &team, msg);
     if (code == RC_OK) {
-        rt_pool_run(team, join_of, &c);
+        rt_pool_run(team, prepare_rank, &c);
         rt_pool_destroy(team);
     }
     for (uint32_t i = 0; code == RC_OK && i < r->count; i++) {
@@ -83,7 +86,7 @@ rc_code mica__ranks_open(mica__ranks *r, const mica__ranks_options *o, rt_exec *
     for (uint32_t i = 0; i < o->count; i++) group.threads += o->plans[i].device.threads;
     if (o->plans[0].info.shard.world > 1) RC_TRY(rt_group_local_create(&group, &r->group, msg));
     for (uint32_t i = 0; i < o->count; i++) RC_TRY(open_rank(r, &o->model, &o->plans[i], i, msg));
-    RC_TRY(join_ranks(r, msg));
+    RC_TRY(prepare_ranks(r, msg));
     *exec = r->execs[0];
     return o->count > 1 ? rt_exec_ranks_create(r->execs, o->count, &r->team, exec, msg) : RC_OK;
 }

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 11 };
+enum { RT_BACKEND_ABI = 12 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -193,6 +193,10 @@ typedef struct rt_backend {
     void (*divide)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width, float divisor);
     /* Of a device in a group: what its collectives need first. All ranks at once; NULL: nothing to do. */
     RC_MUST_CHECK rc_code (*join)(rt_device *d, rc_msg *msg);
+    /* Weights are there, ranks have met, no step has begun: the products that steps will have, each with as
+     * many rows as there can be, so that the device may find out how it does them best. x and y hold anything
+     * afterwards. NULL: nothing to do. */
+    void (*tune)(rt_device *d, const rt_linear *products, uint32_t count);
     /* Over all ranks of the device's group, which call them in one order (group.h says what they give, and in
      * which order a sum is made); no-ops for a device that is alone. */
     void (*all_reduce)(rt_device *d, float *x, size_t stride, uint32_t rows, uint32_t width);

@@ -357,6 +357,7 @@ static const rt_backend backend = {
     .keep_rows = rt_cuda__keep_rows,
     .divide = rt_cuda__divided,
     .join = rt_cuda__join,
+    .tune = rt_cuda__tune,
     .all_reduce = rt_cuda__all_reduce,
     .gather_columns = rt_cuda__gather_columns,
     .host_rows = rt_cuda__host_rows,

@@ -1,7 +1,8 @@
 /* runtime/backend/cuda_device.h - a CUDA device that is open; shared by the files of the plugin.
  *
  *     cuda.c           the plugin, open and close      cuda_upload.c    pinned stages
- *     cuda_matrix.c    weights, products by cuBLASLt   cuda_adapters.c  slots
+ *     cuda_matrix.c    weights, their products         cuda_adapters.c  slots
+ *     cuda_blas.c      products by cuBLASLt            cuda_tune.c      by which of its algorithms
  *     cuda_step.c      the step's descriptor and ops   cuda_group.c     ranks, by NCCL
  *     cuda_sum.c       their sums                      cuda_ops.cu      row kernels
  *
@@ -36,6 +37,8 @@ enum {
     RT_CUDA_DESCRIPTORS = 2, /* the host fills one while the other is still being sent */
     RT_CUDA_PICKED = RT_STEPS_AHEAD + 1,
     RT_CUDA_GRAPHS = 64,
+    RT_CUDA_GRAPH_ROWS = 512, /* of a step that is one: with more the launches are little beside the work */
+    RT_CUDA_ALGOS = 8,        /* of a product, that are tried at start */
     RT_CUDA_PARTS = 3,
     RT_CUDA_EXPANDED = 32 << 20, /* bytes of codes that are made numbers at a time */
     RT_CUDA_CODES_MOST = 64      /* rows: with more, codes become numbers first; an estimate */
@@ -207,12 +210,24 @@ rc_code rt_cuda__matrix_create(rt_device *d, uint32_t n, uint32_t k, rc_dtype st
 void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void *src, rc_dtype src_type,
                           size_t src_stride);
 void rt_cuda__matrix_destroy(rt_device *d, rt_matrix *m);
+void rt_cuda__linear(rt_device *d, const rt_linear *l);
+
+/* cuda_blas.c: products with a matrix that has rows, without adapters. x as the weight is stored. */
 /* The shape's entry, made where there is none. NULL: no memory. */
 rt_cuda_shape *rt_cuda__shape(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, bool has_bias);
-/* By cuBLASLt; x as the weight is stored. */
-cublasStatus_t rt_cuda__multiply(rt_device *d, const rt_linear *l, const void *x, size_t x_stride);
-void rt_cuda__linear(rt_device *d, const rt_linear *l);
 void rt_cuda__shapes_destroy(rt_device *d);
+/* What cuBLASLt's heuristic proposes, at most `most`, the best by its estimate first. */
+cublasStatus_t rt_cuda__algos(rt_device *d, const rt_linear *l, size_t x_stride, uint32_t most,
+                              cublasLtMatmulAlgo_t *out, uint32_t *count);
+cublasStatus_t rt_cuda__multiply_by(rt_device *d, const rt_linear *l, const void *x, size_t x_stride,
+                                    const cublasLtMatmulAlgo_t *algo);
+/* From now on for as many rows as l has. */
+void rt_cuda__keep_algo(const rt_linear *l, const cublasLtMatmulAlgo_t *algo);
+/* By the algorithm that is kept, or else by the heuristic's first, which is kept then. */
+cublasStatus_t rt_cuda__multiply(rt_device *d, const rt_linear *l, const void *x, size_t x_stride);
+
+/* cuda_tune.c */
+void rt_cuda__tune(rt_device *d, const rt_linear *products, uint32_t count);
 
 /* cuda_quant.c */
 size_t rt_cuda__quant_bytes(uint32_t n, uint32_t k, const rt_quant *format, bool rounds_x);
@@ -221,6 +236,9 @@ rc_code rt_cuda__quant_create(rt_device *d, uint32_t n, uint32_t k, const rt_qua
 rc_code rt_cuda__quant_join(rt_device *d, rt_matrix *const *parts, uint32_t count, rt_matrix **out,
                             rc_msg *msg);
 void rt_cuda__quant_fill(rt_matrix *m, uint32_t row, const void *blocks);
+/* Of a product with many rows of x the rows of W from n on that become numbers at a time, as a product of its
+ * own with `some`. */
+rt_linear rt_cuda__codes_piece(rt_device *d, const rt_linear *l, uint32_t n, rt_matrix *some);
 /* x: bf16 */
 cublasStatus_t rt_cuda__codes_product(rt_device *d, const rt_linear *l, const void *x, size_t x_stride);
 

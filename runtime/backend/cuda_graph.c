@@ -2,8 +2,6 @@
  * and later ones are one launch each. What varies between them is read from the descriptor, on the device. */
 #include "runtime/backend/cuda_device.h"
 
-enum { ROWS_MAX = 512 }; /* with more the launches are little beside the work */
-
 /* Few sizes, so that a graph is met again. */
 uint32_t rt_cuda__padded_rows(const rt_device *d, uint32_t rows)
 {
@@ -14,7 +12,7 @@ uint32_t rt_cuda__padded_rows(const rt_device *d, uint32_t rows)
 bool rt_cuda__has_graph(const rt_device *d, const rt_step_plan *p)
 {
     bool is_decode = p->kept_count == p->rows && p->kept_kv == p->kv;
-    return p->is_picked && is_decode && p->rows <= ROWS_MAX && !d->options.eager;
+    return p->is_picked && is_decode && p->rows <= RT_CUDA_GRAPH_ROWS && !d->options.eager;
 }
 
 /* The graph of these launches, or where it shall be: in place of the one that was used least recently. */

@@ -1,9 +1,9 @@
 /* Ranks by NCCL, brought together by the host's group. A rank that waits for its stream looks now and then
  * whether its group has failed, since a kernel of NCCL waits for a lost rank forever. */
 #include <sched.h>
-#include <time.h>
 
 #include "runtime/backend/cuda_device.h"
+#include "runtime/base/clock.h"
 
 static uint32_t most_columns(size_t columns, uint32_t world)
 {
@@ -121,21 +121,14 @@ rc_code rt_cuda__status(rt_device *d, rc_msg *msg)
     return g ? g->ops->status((rt_group *)g, msg) : RC_OK;
 }
 
-static uint64_t milliseconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* False: the group has failed. */
 static bool wait_in_group(rt_device *d, cudaEvent_t event)
 {
     rt_group *g = d->options.group;
-    uint64_t looked = milliseconds();
+    int64_t looked = rt_now_ns() / 1000000;
     cudaError_t error;
     while ((error = cudaEventQuery(event)) == cudaErrorNotReady) {
-        uint64_t now = milliseconds();
+        int64_t now = rt_now_ns() / 1000000;
         if (now != looked && g->ops->status(g, NULL) != RC_OK) return false;
         looked = now;
         sched_yield();

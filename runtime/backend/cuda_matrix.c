@@ -1,9 +1,7 @@
-/* Weights as rows in device memory, and y = x W^T by cuBLASLt: column-major, W^T is its A and x its B. */
+/* Weights as rows in device memory, and products of whatever they are kept as. */
 #include <stdlib.h>
 
 #include "runtime/backend/cuda_device.h"
-
-enum { MATRIX_ALIGN = 16 }; /* at which weights and x begin, and their rows */
 
 static size_t row_bytes(uint32_t k, rc_dtype stored)
 {
@@ -13,30 +11,6 @@ static size_t row_bytes(uint32_t k, rc_dtype stored)
 size_t rt_cuda__matrix_bytes(uint32_t n, uint32_t k, rc_dtype stored)
 {
     return n * row_bytes(k, stored);
-}
-
-rt_cuda_shape *rt_cuda__shape(rt_device *d, uint32_t n, uint32_t k, rc_dtype stored, bool has_bias)
-{
-    for (rt_cuda_shape *s = d->shapes; s; s = s->next)
-        if (s->n == n && s->k == k && s->stored == stored && s->has_bias == has_bias) return s;
-    rt_cuda_shape *s = calloc(1, sizeof *s);
-    if (!s) return NULL;
-    *s = (rt_cuda_shape){.next = d->shapes, .n = n, .k = k, .stored = stored, .has_bias = has_bias};
-    size_t rows = d->options.rows_max > RT_CUDA_TILE ? d->options.rows_max : RT_CUDA_TILE;
-    s->alignments = calloc(rows + 1, sizeof *s->alignments);
-    s->algos = calloc(rows + 1, sizeof *s->algos);
-    d->shapes = s;
-    return s->alignments && s->algos ? s : NULL;
-}
-
-void rt_cuda__shapes_destroy(rt_device *d)
-{
-    for (rt_cuda_shape *s = d->shapes, *next; s; s = next) {
-        next = s->next;
-        free(s->alignments);
-        free(s->algos);
-        free(s);
-    }
 }
 
 /* Room for a tile of the widest y so far. */
@@ -109,97 +83,6 @@ void rt_cuda__matrix_fill(rt_matrix *m, uint32_t row, uint32_t rows, const void 
             rt_cuda__stage_send(m->device, stage, (char *)m->data + (row + done) * each, now * each);
         rt_cuda__check(m->device, error, "upload");
     }
-}
-
-/* A product as cuBLASLt has it. Its structs are the caller's, so nothing is allocated. */
-typedef struct blas_product {
-    cublasLtMatmulDescOpaque_t desc;
-    cublasLtMatrixLayoutOpaque_t w, x, y;
-} blas_product;
-
-static cublasStatus_t describe(const rt_linear *l, size_t x_stride, blas_product *p)
-{
-    const rt_matrix *w = l->weight;
-    cudaDataType type = w->stored == RC_BF16 ? CUDA_R_16BF : CUDA_R_32F;
-    cublasOperation_t transposed = CUBLAS_OP_T;
-    cublasLtEpilogue_t epilogue = l->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    cublasStatus_t s = cublasLtMatmulDescInit(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    if (!s)
-        s = cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                           sizeof transposed);
-    if (!s)
-        s = cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                           sizeof epilogue);
-    if (!s && l->bias)
-        s = cublasLtMatmulDescSetAttribute(&p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &l->bias,
-                                           sizeof l->bias);
-    if (!s) s = cublasLtMatrixLayoutInit(&p->w, type, w->k, w->n, (int64_t)w->stride);
-    if (!s) s = cublasLtMatrixLayoutInit(&p->x, type, w->k, l->rows, (int64_t)x_stride);
-    if (!s) s = cublasLtMatrixLayoutInit(&p->y, CUDA_R_32F, w->n, l->rows, (int64_t)l->y_stride);
-    return s;
-}
-
-/* Of y's rows, as far as any algorithm cares: a rank's logits, and parts of a row, begin anywhere. */
-static uint8_t alignment_of(const rt_linear *l)
-{
-    size_t bits = (size_t)l->y | l->y_stride * sizeof *l->y | MATRIX_ALIGN;
-    return (uint8_t)(bits & -bits);
-}
-
-/* Unless it is told, cuBLASLt takes all matrices to begin at multiples of 256 bytes. */
-static cublasStatus_t set_preferences(cublasLtMatmulPreference_t preference, uint32_t alignment_of_y)
-{
-    const size_t workspace = RT_CUDA_WORKSPACE;
-    const uint32_t alignment = MATRIX_ALIGN;
-    const struct {
-        cublasLtMatmulPreferenceAttributes_t name;
-        const void *value;
-        size_t bytes;
-    } all[] = {{CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace},
-               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &alignment, sizeof alignment},
-               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &alignment, sizeof alignment},
-               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &alignment_of_y, sizeof alignment_of_y},
-               {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &alignment_of_y, sizeof alignment_of_y}};
-    cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
-    for (size_t i = 0; !s && i < sizeof all / sizeof *all; i++)
-        s = cublasLtMatmulPreferenceSetAttribute(preference, all[i].name, all[i].value, all[i].bytes);
-    return s;
-}
-
-static cublasStatus_t find_algo(rt_device *d, blas_product *p, uint32_t alignment_of_y,
-                                cublasLtMatmulAlgo_t *out)
-{
-    cublasLtMatmulPreference_t preference;
-    cublasLtMatmulHeuristicResult_t best;
-    int found = 0;
-    cublasStatus_t s = cublasLtMatmulPreferenceCreate(&preference);
-    if (s) return s;
-    s = set_preferences(preference, alignment_of_y);
-    if (!s)
-        s = cublasLtMatmulAlgoGetHeuristic(d->blas, &p->desc, &p->w, &p->x, &p->y, &p->y, preference, 1,
-                                           &best, &found);
-    cublasLtMatmulPreferenceDestroy(preference);
-    if (!s && !found) s = CUBLAS_STATUS_NOT_SUPPORTED;
-    if (!s) *out = best.algo;
-    return s;
-}
-
-cublasStatus_t rt_cuda__multiply(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
-{
-    const rt_matrix *w = l->weight;
-    rt_cuda_shape *shape = w->shapes[l->bias != NULL];
-    cublasLtMatmulAlgo_t *algo = &shape->algos[l->rows];
-    const float one = 1, zero = 0;
-    uint8_t known = shape->alignments[l->rows], alignment = alignment_of(l);
-    blas_product p;
-    cublasStatus_t s = describe(l, x_stride, &p);
-    if (!s && (!known || alignment < known)) {
-        s = find_algo(d, &p, alignment, algo);
-        shape->alignments[l->rows] = s ? 0 : alignment;
-    }
-    if (s) return s;
-    return cublasLtMatmul(d->blas, &p.desc, &one, w->data, &p.w, x, &p.x, &zero, l->y, &p.y, l->y, &p.y, algo,
-                          d->workspace, RT_CUDA_WORKSPACE, d->stream);
 }
 
 /* Tile after tile through one buffer, so that every product of a shape is the same call, and a row's bits do

@@ -134,23 +134,32 @@ static void multiply_codes(rt_device *d, const rt_linear *l, const uint16_t *x, 
     }
 }
 
+rt_linear rt_cuda__codes_piece(rt_device *d, const rt_linear *l, uint32_t n, rt_matrix *some)
+{
+    const rt_matrix *w = l->weight;
+    uint32_t most = rows_at_once(w);
+    rt_linear piece = *l;
+    *some = *w;
+    some->n = w->n - n < most ? w->n - n : most;
+    some->data = d->expanded;
+    some->has_codes = false;
+    if (some->n < most) memcpy(some->shapes, w->rest_shapes, sizeof some->shapes);
+    piece.weight = some;
+    piece.bias = l->bias ? l->bias + n : NULL;
+    piece.y = l->y + n;
+    return piece;
+}
+
 /* Many rows: some rows of W after the other become bf16, once for all of x. */
 static cublasStatus_t multiply_numbers(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
 {
     const rt_matrix *w = l->weight;
-    uint32_t most = rows_at_once(w);
     cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
-    for (uint32_t n = 0; !s && n < w->n; n += most) {
-        rt_matrix some = *w;
-        some.n = w->n - n < most ? w->n - n : most;
-        some.data = d->expanded;
-        if (some.n < most) memcpy(some.shapes, w->rest_shapes, sizeof some.shapes);
-        rt_linear part = *l;
-        part.weight = &some;
-        part.bias = l->bias ? l->bias + n : NULL;
-        part.y = l->y + n;
+    rt_matrix some;
+    for (uint32_t n = 0; !s && n < w->n; n += some.n) {
+        rt_linear piece = rt_cuda__codes_piece(d, l, n, &some);
         rt_cuda__check(d, rt_cuda_codes_expand(&w->codes, n, some.n, d->expanded, d->stream), "codes");
-        s = rt_cuda__multiply(d, &part, x, x_stride);
+        s = rt_cuda__multiply(d, &piece, x, x_stride);
     }
     return s;
 }

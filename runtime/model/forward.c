@@ -1,4 +1,6 @@
 /* The layer loop. Source: GraniteModel.forward, GraniteDecoderLayer.forward. */
+#include <stdlib.h>
+
 #include "runtime/model/model_internal.h"
 
 /* b = a W^T (+ bias) (+ adapters) */
@@ -104,6 +106,17 @@ static void feed_forward(const rt_model *m, const rt_step *step, uint32_t layer)
     add_residual(m, step->rows, is_last ? NULL : m->weights.layers[layer + 1].attention_norm);
 }
 
+/* Logits of the rank's columns, of rows that are normed; before they are scaled. */
+static rt_linear head_of(const rt_model *m, uint32_t rows)
+{
+    return (rt_linear){.weight = m->weights.head,
+                       .x = m->normed,
+                       .x_stride = m->plan.normed_stride,
+                       .y = m->logits + m->shard.vocab.first,
+                       .y_stride = m->config.vocab,
+                       .rows = rows};
+}
+
 /* Of the step before only as many tokens can be to come as it picks. */
 static void check_step(const rt_model *m, const rt_step *step)
 {
@@ -169,20 +182,15 @@ static void run_layers(const rt_model *m, const rt_step *step, const rt_step *wa
 static void project(rt_model *m, const rt_step *step, uint32_t first, uint32_t count)
 {
     uint32_t vocab = m->config.vocab;
-    float *own = m->logits + m->shard.vocab.first; /* the rank's columns */
     RC_ASSERT(count <= m->limits.logits_max);
     RC_ASSERT(first <= step->logit_rows_count && count <= step->logit_rows_count - first);
     if (!count) return;
     m->backend->rms_norm(m->device, m->h + first * m->plan.h_stride, m->plan.h_stride, m->weights.final_norm,
                          m->config.rms_epsilon, count, m->config.hidden, m->normed, m->plan.normed_stride);
-    m->backend->linear(m->device, &(rt_linear){.weight = m->weights.head,
-                                               .x = m->normed,
-                                               .x_stride = m->plan.normed_stride,
-                                               .y = own,
-                                               .y_stride = vocab,
-                                               .rows = count});
+    rt_linear head = head_of(m, count);
+    m->backend->linear(m->device, &head);
     if (m->config.logits_scaling != 1)
-        m->backend->divide(m->device, own, vocab, count, m->shard.vocab.count, m->config.logits_scaling);
+        m->backend->divide(m->device, head.y, vocab, count, m->shard.vocab.count, m->config.logits_scaling);
     m->backend->gather_columns(m->device, m->logits, vocab, count, vocab);
 }
 
@@ -218,4 +226,22 @@ const float *rt_model_logits(rt_model *m, const rt_step *step, uint32_t first, u
 const mica_top *rt_model_picked(rt_model *m, uint32_t *stride)
 {
     return m->backend->picked(m->device, stride);
+}
+
+rc_code rt_model_tune(rt_model *m, rc_msg *msg)
+{
+    const rt_step most = {.rows = m->limits.rows_max};
+    uint32_t count = 0;
+    if (!m->backend->tune) return RC_OK;
+    rt_linear *all = malloc((m->config.layers * RT_LINEARS + 1) * sizeof *all);
+    if (!all) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for a list of products");
+    for (uint32_t layer = 0; layer < m->config.layers; layer++)
+        for (uint32_t linear = 0; linear < RT_LINEARS; linear++) {
+            all[count] = linear_of(m, &most, layer, linear);
+            all[count++].adapters = NULL;
+        }
+    all[count++] = head_of(m, m->limits.logits_max);
+    m->backend->tune(m->device, all, count);
+    free(all);
+    return m->backend->status(m->device, msg);
 }

@@ -85,6 +85,10 @@ RC_MUST_CHECK rc_code rt_model_open(const rt_model_options *o, const rt_model_in
                                     rt_device *device, rt_model **out, rc_msg *msg);
 void rt_model_close(rt_model *m); /* NULL is allowed */
 
+/* Once, before the first step, when the ranks of the device's group have met: lets the device find out how it
+ * does the model's products best. Errors  RESOURCE_EXHAUSTED. */
+RC_MUST_CHECK rc_code rt_model_tune(rt_model *m, rc_msg *msg);
+
 /* All ranks of a model run the same steps and ask for the same logits, each on a thread of its own. A device
  * may be at work still when it returns. */
 void rt_model_forward(rt_model *m, const rt_step *step);

@@ -157,6 +157,46 @@ class LikeTheCpu(Comparison):
                 self.assertEqual(mica.token_logprobs(one), mica.token_logprobs(other))
 
 
+@unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
+class Products(Comparison):
+    """cuBLASLt has several algorithms, which give other bits, and one of which refuses: the quickest are taken."""
+
+    def answers(self, algos, *flags):
+        folder = mica.GOLDEN / "granite"
+        answers = mica.run(self.bodies("products", 5), folder, [*CUDA, *flags], mica.adapters_of(folder),
+                           on_cuda(EMU_ALGOS=algos))
+        return [mica.token_logprobs(a) for a in answers]
+
+    def test_like_the_cpu(self):
+        start = on_cuda(EMU_ALGOS=5)
+        for more in ([], ["-tp", 2], ["--enforce-eager"], ["--quantization", "q8_0"]):
+            self.compare(self.bodies("timed", 6), ["--max-num-seqs", 4, *more], start=start)
+
+    def test_quantised_weights_in_pieces(self):
+        few = ["--dtype", "bfloat16", "--quantization", "q8_0", "--max-num-seqs", 4]
+        for one, five in zip(*(self.answers(algos, *few) for algos in (1, 5)), strict=True):
+            self.assertLess(max(abs(a - b) for a, b in zip(one, five, strict=True)), 0.1)
+
+    def test_bits_that_are_promised_take_none_by_time(self):
+        few = ["--dtype", "float32", "--max-num-seqs", 4]
+        self.assertNotEqual(self.answers(1, *few), self.answers(5, *few))
+        self.assertEqual(self.answers(1, "--batch-invariant", *few), self.answers(5, "--batch-invariant", *few))
+
+    def test_what_was_timed_is_told(self):
+        for expected, flags in ((r"emulated CUDA \(sm_90\), \d+ products timed in", []),
+                                (r"emulated CUDA \(sm_90\)\n", ["--batch-invariant"]),
+                                (r"rows, \d+ products timed in \d\.\d s, each of 2 ranks", ["-tp", 2])):
+            run = mica.run_lines([], mica.GOLDEN / "granite", [*CUDA, "--max-num-seqs", 4, *flags],
+                                 start=on_cuda(EMU_ALGOS=5))
+            self.assertEqual(run.status, 0, run)
+            self.assertRegex(run.stderr, expected)
+
+    def test_a_step_finds_its_algorithm(self):
+        """Decode steps of one row allocate nothing, and launch one graph."""
+        step = Step("check").per_step({}, starter=lambda **settings: on_cuda(EMU_ALGOS=5, **settings))
+        self.assertEqual((step["allocations"], step["launches"], step["graphs"]), (0, 0, 1))
+
+
 @unittest.skipIf(WITHOUT or GPU, WITHOUT or "of the emulator's ranks")
 class Sums(Comparison):
     """Ranks whose memory all can write sum in one launch with what follows; steps of over 128 rows, and --plain,

@@ -17,8 +17,9 @@ namespace emu
 
 using Work = std::function<void()>;
 
-/* Queues work, or records it where the stream is being captured. waits: for work of other devices. */
-cudaError_t enqueue(cudaStream_t stream, Work work, bool waits = false);
+/* Queues work, or records it where the stream is being captured. waits: for work of other devices.
+ * microseconds: that it takes by events. */
+cudaError_t enqueue(cudaStream_t stream, Work work, bool waits = false, unsigned microseconds = 1);
 
 /* Runs the next piece of a stream's work, if there is one, nobody else is at that device and, now that nobody
  * can be, it is still needed. */

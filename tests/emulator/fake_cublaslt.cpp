@@ -1,7 +1,8 @@
 /* cuBLASLt's products, as plain loops: column-major D = alpha op(A) op(B) + beta C, summed in float32, in
  * parts as on a GPU, where no sum is one long chain. As the real one has other kernels for other sizes, a sum
- * begins elsewhere when D has another number of columns. */
+ * begins elsewhere when D has another number of columns, or by another algorithm. */
 #include "emu_device.h"
+#include "fake_cublaslt.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -32,7 +33,7 @@ static_assert(sizeof(Product) <= sizeof(cublasLtMatmulDescOpaque_t), "the caller
 struct Alignments { /* of A, B, C and D, in bytes; 0: not told */
     uint32_t told[4];
 };
-static_assert(sizeof(Alignments) <= sizeof(cublasLtMatmulAlgo_t), "the caller's memory");
+static_assert(sizeof(emu_algo) <= sizeof(cublasLtMatmulAlgo_t), "the caller's memory");
 
 /* Up to 16 bytes, of an address and of the columns behind it. */
 uint32_t alignment_of(const void *p, const Layout &l)
@@ -79,6 +80,11 @@ std::vector<float> gather(const void *p, const Layout &l, bool sum_is_row, uint6
             values[i * depth + k] = load(p, l.type, column * (uint64_t)l.stride + row);
         }
     return values;
+}
+
+uint32_t algos_count()
+{
+    return (uint32_t)emu::setting("EMU_ALGOS", 1);
 }
 
 bool holds(const Layout &l)
@@ -195,13 +201,16 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 {
     cublasLtMatrixLayout_t layouts[4] = {a, b, c, d};
     if (wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
-    memset(results, 0, sizeof *results);
-    Alignments *needed = (Alignments *)&results->algo;
-    for (int i = 0; i < 4; i++) {
-        uint32_t told = ((Alignments *)preference)->told[i];
-        needed->told[i] = std::min(alignment_of(nullptr, *(Layout *)layouts[i]), told ? told : 256);
+    *found = std::min(wanted, (int)algos_count());
+    memset(results, 0, (size_t)*found * sizeof *results);
+    for (int number = 0; number < *found; number++) {
+        emu_algo *algo = (emu_algo *)&results[number].algo;
+        algo->number = (uint32_t)number;
+        for (int i = 0; i < 4; i++) {
+            uint32_t told = ((Alignments *)preference)->told[i];
+            algo->alignments[i] = std::min(alignment_of(nullptr, *(Layout *)layouts[i]), told ? told : 256);
+        }
     }
-    *found = 1;
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -209,13 +218,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                               const void *a, cublasLtMatrixLayout_t a_at, const void *b,
                               cublasLtMatrixLayout_t b_at, const void *beta_at, const void *c,
                               cublasLtMatrixLayout_t c_at, void *d, cublasLtMatrixLayout_t d_at,
-                              const cublasLtMatmulAlgo_t *algo, void *, size_t, cudaStream_t stream)
+                              const cublasLtMatmulAlgo_t *chosen, void *, size_t, cudaStream_t stream)
 {
-    const uint32_t *needed = ((const Alignments *)algo)->told;
+    const emu_algo algo = *(const emu_algo *)chosen;
     const uint32_t have[4] = {alignment_of(a, *(Layout *)a_at), alignment_of(b, *(Layout *)b_at),
                               alignment_of(c, *(Layout *)c_at), alignment_of(d, *(Layout *)d_at)};
     for (int i = 0; i < 4; i++)
-        if (have[i] < needed[i]) return CUBLAS_STATUS_INVALID_VALUE;
+        if (have[i] < algo.alignments[i]) return CUBLAS_STATUS_INVALID_VALUE;
+    if (algo.number == EMU_ALGO_FAILS) return CUBLAS_STATUS_NOT_SUPPORTED;
     Product p = *(Product *)desc;
     Layout la = *(Layout *)a_at, lb = *(Layout *)b_at, lc = *(Layout *)c_at, ld = *(Layout *)d_at;
     uint64_t m = ld.rows, n = ld.columns, depth = p.transposes_a ? la.rows : la.columns;
@@ -226,18 +236,19 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && p.epilogue != CUBLASLT_EPILOGUE_BIAS)
         return CUBLAS_STATUS_NOT_SUPPORTED;
     float alpha = *(const float *)alpha_at, beta = *(const float *)beta_at;
+    uint64_t begin = (n + 5 * algo.number) % depth;
     cudaError_t error = emu::enqueue(stream, [=] {
         std::vector<float> rows = gather(a, la, p.transposes_a, m, depth);
         std::vector<float> columns = gather(b, lb, !p.transposes_b, n, depth);
         for (uint64_t j = 0; j < n; j++)
             for (uint64_t i = 0; i < m; i++) {
                 const float *x = &rows[i * depth], *y = &columns[j * depth];
-                float sum = alpha * (dot(x, y, n % depth, depth) + dot(x, y, 0, n % depth));
+                float sum = alpha * (dot(x, y, begin, depth) + dot(x, y, 0, begin));
                 if (beta != 0) sum += beta * load(c, lc.type, j * (uint64_t)lc.stride + i);
                 if (p.epilogue == CUBLASLT_EPILOGUE_BIAS) sum += load(p.bias, ld.type, i);
                 store(d, ld.type, j * (uint64_t)ld.stride + i, sum);
             }
-    });
+    }, false, emu_algo_microseconds(algo.number, algos_count(), n));
     return error ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }
 

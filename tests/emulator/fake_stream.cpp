@@ -23,6 +23,7 @@ static void nap()
 struct Piece {
     Work work;
     bool waits; /* for other devices */
+    unsigned microseconds;
 };
 
 /* A thread that does a piece of work at a time. */
@@ -144,13 +145,14 @@ struct CUstream_st {
     int device;
     std::deque<emu::Piece> queue;
     uint64_t queued = 0, done = 0; /* ever */
+    uint64_t microseconds = 0;     /* of what was queued ever */
     bool capturing = false, working = false, is_apart = false, is_helped = false;
     std::vector<emu::Piece> captured;
     std::unique_ptr<emu::Apart> apart;
 };
 struct CUevent_st {
     CUstream_st *stream = nullptr; /* NULL: never recorded, and so over */
-    uint64_t after = 0;
+    uint64_t after = 0, microseconds = 0;
 };
 struct CUgraph_st {
     std::vector<emu::Piece> work;
@@ -219,19 +221,20 @@ static void run_until(CUstream_st *s, uint64_t done, bool stays = true)
     }
 }
 
-cudaError_t enqueue(cudaStream_t stream, Work work, bool waits)
+cudaError_t enqueue(cudaStream_t stream, Work work, bool waits, unsigned microseconds)
 {
     CUstream_st *s = own(stream);
     Lock lock(lock_of(s));
     if (device_error(s->device)) return remember(device_error(s->device));
     if (s->capturing) {
-        s->captured.push_back({std::move(work), waits});
+        s->captured.push_back({std::move(work), waits, microseconds});
         return cudaSuccess;
     }
     if (waits && !s->is_helped) hands.add(s);
     s->is_helped = s->is_helped || waits;
-    s->queue.push_back({std::move(work), waits});
+    s->queue.push_back({std::move(work), waits, microseconds});
     s->queued++;
+    s->microseconds += microseconds;
     return cudaSuccess;
 }
 
@@ -309,10 +312,10 @@ cudaError_t cudaEventCreate(cudaEvent_t *event)
 {
     return cudaEventCreateWithFlags(event, 0);
 }
-/* A piece of work takes a microsecond, so that what is chosen by time is always the same. */
+/* A piece of work takes as long as was said of it, so that what is chosen by time is always the same. */
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
 {
-    *ms = (float)(end->after - begin->after) * 1e-3f;
+    *ms = (float)(end->microseconds - begin->microseconds) * 1e-3f;
     return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -327,6 +330,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     emu::Lock lock(emu::lock_of(s));
     event->stream = s;
     event->after = s->queued;
+    event->microseconds = s->microseconds;
     return remember(emu::device_error(s->device));
 }
 
@@ -381,7 +385,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
     emu::counts().graphs++;
     cudaError_t error = cudaSuccess;
     for (const emu::Piece &p : exec->work)
-        if (!error) error = emu::enqueue(stream, p.work, p.waits);
+        if (!error) error = emu::enqueue(stream, p.work, p.waits, p.microseconds);
     return error;
 }
 
