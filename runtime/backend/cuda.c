@@ -198,6 +198,8 @@ static rc_code take_host_memory(rt_device *d, rc_msg *msg)
         error = cudaMallocHost((void **)&d->descriptors[i], words);
         if (!error) error = cudaEventCreateWithFlags(&d->sent[i], cudaEventDisableTiming);
     }
+    for (uint32_t i = 0; !error && i < RT_CUDA_MARKS; i++)
+        error = cudaEventCreateWithFlags(&d->marks[i], cudaEventDisableTiming);
     if (!error) error = cudaEventCreateWithFlags(&d->done, cudaEventDisableTiming);
     return rt_cuda__code(d, error, "pinned memory", msg);
 }
@@ -266,6 +268,8 @@ static void cuda_close(rt_device *d)
         cudaFreeHost(d->given[i].picked);
         if (d->given[i].there) cudaEventDestroy(d->given[i].there);
     }
+    for (uint32_t i = 0; i < RT_CUDA_MARKS; i++)
+        if (d->marks[i]) cudaEventDestroy(d->marks[i]);
     if (d->done) cudaEventDestroy(d->done);
     cudaFreeHost(d->host);
     rt_cuda__sums_close(d);

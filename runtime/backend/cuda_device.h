@@ -40,6 +40,8 @@ enum {
     RT_CUDA_GRAPH_ROWS = 512, /* of a step that is one: with more the launches are little beside the work */
     RT_CUDA_ALGOS = 8,        /* of a product, that are tried at start */
     RT_CUDA_PARTS = 3,
+    RT_CUDA_MARKS = 4,           /* within what a rank has launched */
+    RT_CUDA_MARK_LAUNCHES = 128, /* from one to the next */
     RT_CUDA_EXPANDED = 32 << 20, /* bytes of codes that are made numbers at a time */
     RT_CUDA_CODES_MOST = 64      /* rows: with more, codes become numbers first; an estimate */
 };
@@ -147,6 +149,8 @@ struct rt_device {
     uint32_t rounded_rows, rounded_width;
     /* ranks */
     ncclComm_t comm; /* NULL: alone, or not joined */
+    cudaEvent_t marks[RT_CUDA_MARKS];
+    uint32_t marked, launched; /* marks so far; launches since the last, about */
     /* With batch_invariant: x and y of a product's tile, and how many columns y has room for. */
     void *tile_x;
     float *tile_y;
@@ -292,6 +296,8 @@ void rt_cuda__spread_drawn(rt_device *d, uint32_t count);
 rc_code rt_cuda__status(rt_device *d, rc_msg *msg);
 /* Until the stream has come to `event`, or the device or its group has failed. */
 void rt_cuda__wait(rt_device *d, cudaEvent_t event);
+/* Before about so many launches of a step: waits, looking at the group, while too many are under way. */
+void rt_cuda__pace(rt_device *d, uint32_t launches);
 
 /* cuda_sum.c */
 size_t rt_cuda__window_bytes(const rt_device_options *o);

@@ -150,3 +150,16 @@ void rt_cuda__wait(rt_device *d, cudaEvent_t event)
     (void)cudaStreamSynchronize(
         d->stream); /* what was begun ends now, before anything that it reads is freed */
 }
+
+/* A stream takes about a thousand launches, and who launches one more waits inside CUDA, where nobody looks
+ * at the group. A step can have more: so each rank waits here, long before, for some of them to end. */
+void rt_cuda__pace(rt_device *d, uint32_t launches)
+{
+    if (!d->comm || d->captures || !rt_cuda__launches(d)) return;
+    d->launched += launches;
+    if (d->launched < RT_CUDA_MARK_LAUNCHES) return;
+    d->launched = 0;
+    cudaEvent_t mark = d->marks[d->marked++ % RT_CUDA_MARKS];
+    rt_cuda__wait(d, mark);
+    if (!d->has_failed) rt_cuda__check(d, cudaEventRecord(mark, d->stream), "mark");
+}

@@ -98,6 +98,7 @@ static cublasStatus_t multiply_tiles(rt_device *d, const rt_linear *l, const voi
     for (uint32_t row = 0; row < l->rows; row += RT_CUDA_TILE) {
         uint32_t rows = l->rows - row < RT_CUDA_TILE ? l->rows - row : RT_CUDA_TILE;
         size_t pitch = x_stride * rc_dtype_bytes(w->stored), n = w->n * sizeof *l->y;
+        rt_cuda__pace(d, 3);
         rt_cuda__check(d,
                        cudaMemcpy2DAsync(d->tile_x, stride, (const char *)x + row * pitch, pitch, each, rows,
                                          cudaMemcpyDeviceToDevice, d->stream),
@@ -169,6 +170,7 @@ static cublasStatus_t product(rt_device *d, const rt_linear *l, const void *x, s
 
 void rt_cuda__linear(rt_device *d, const rt_linear *l)
 {
+    rt_cuda__pace(d, 8); /* with what comes before the next product */
     if (!rt_cuda__launches(d) || !l->rows) return;
     size_t stride = l->x_stride;
     const void *x = l->weight->stored == RC_BF16 ? rounded(d, l, &stride) : l->x;

@@ -130,6 +130,7 @@ static void multiply_codes(rt_device *d, const rt_linear *l, const uint16_t *x, 
                                    .y = l->y + row * l->y_stride,
                                    .y_stride = l->y_stride,
                                    .rows = rows};
+        rt_cuda__pace(d, 1);
         rt_cuda__check(d, rt_cuda_codes_multiply(&l->weight->codes, &p, d->stream), "codes");
     }
 }
@@ -158,6 +159,7 @@ static cublasStatus_t multiply_numbers(rt_device *d, const rt_linear *l, const v
     rt_matrix some;
     for (uint32_t n = 0; !s && n < w->n; n += some.n) {
         rt_linear piece = rt_cuda__codes_piece(d, l, n, &some);
+        rt_cuda__pace(d, 2);
         rt_cuda__check(d, rt_cuda_codes_expand(&w->codes, n, some.n, d->expanded, d->stream), "codes");
         s = rt_cuda__multiply(d, &piece, x, x_stride);
     }

@@ -108,7 +108,8 @@ uint32_t rt_cuda__step_begin(rt_device *d, const rt_step_plan *p)
     uint32_t *words = d->descriptors[turn];
     d->step.rows = has_graph ? rt_cuda__padded_rows(d, p->rows) : p->rows;
     if (d->has_failed) return d->step.rows;
-    rt_cuda__check(d, cudaEventSynchronize(d->sent[turn]), "step"); /* of the step before the last */
+    rt_cuda__wait(d, d->sent[turn]); /* of the step before the last */
+    if (d->has_failed) return d->step.rows;
     size_t bytes = pack_step(d, p, words) * sizeof *words;
     d->rounded = NULL;
     rt_cuda__check(d, cudaMemcpyAsync(d->words, words, bytes, cudaMemcpyHostToDevice, d->stream), "step");

@@ -47,6 +47,7 @@ static void sum_fused(rt_device *d, const rt_cuda_residual *r)
     for (uint32_t first = 0, count; first < r->rows.rows; first += count) {
         count = r->rows.rows - first < d->peers.rows_most ? r->rows.rows - first : d->peers.rows_most;
         rt_cuda_residual piece = piece_of(r, first, count);
+        rt_cuda__pace(d, 1);
         if (!d->has_failed)
             rt_cuda__check(d, rt_cuda_sum_residual(&d->peers, &piece, d->stream), "sum of ranks");
     }

@@ -380,10 +380,10 @@ class Refusals(unittest.TestCase):
 
 @unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
 class Failures(unittest.TestCase):
-    def fails(self, flags, expected, starter=on_cuda, **settings):
+    def fails(self, flags, expected, starter=on_cuda, model=mica.GOLDEN / "granite", **settings):
         lines = [mica.line_of("a", request(mica.seeded("failure"), mica.BASE))]
         begun = time.monotonic()
-        run = mica.run_lines(lines, mica.GOLDEN / "granite", [*CUDA, *flags], start=starter(**settings))
+        run = mica.run_lines(lines, model, [*CUDA, *flags], start=starter(**settings))
         self.assertLess(time.monotonic() - begun, 30)
         self.assertEqual(run.status, 1, run)
         self.assertIn(expected, run.stderr)
@@ -397,6 +397,15 @@ class Failures(unittest.TestCase):
         for n in (61, 180, 215, 230, 260):   # while sums are timed, in steps, in a graph
             self.fails(["-tp", 2], "CUDA device ", EMU_FAIL_LAUNCH=n)
         self.fails(["-tp", 4], "CUDA device ", EMU_FAIL_LAUNCH=480)
+
+    def test_a_rank_before_which_streams_are_full(self):
+        """A step launches more than a stream takes, so the other rank's host would wait in a launch."""
+        config = json.loads((mica.GOLDEN / "granite/config.json").read_text())
+        with tempfile.TemporaryDirectory() as folder:
+            (pathlib.Path(folder) / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 150}))
+            for more in ([], ["--batch-invariant"]):
+                self.fails(["-tp", 2, "--load-format", "dummy", "--num-gpu-blocks-override", 64, *more], "CUDA device ",
+                           model=folder, EMU_FAIL_LAUNCH=300)
 
     def test_a_rank_of_another_process(self):
         self.fails(["-tp", 2], "CUDA device ", across, count=2, EMU_FAIL_LAUNCH="{rank}0")

@@ -164,6 +164,9 @@ struct CUgraphExec_st {
 namespace emu
 {
 
+/* About as many launches as a GPU's stream takes before the host has to wait for one to end. */
+static const size_t QUEUE_MAX = 1024;
+
 /* One lock for all streams of a device: work of one may wait for another's, from any thread. It is recursive,
  * since work that waits runs what it waits for. Devices wait for each other (NCCL) under locks of their own.
  */
@@ -221,9 +224,19 @@ static void run_until(CUstream_st *s, uint64_t done, bool stays = true)
     }
 }
 
+/* False: there is room. */
+static bool wait_for_room(CUstream_st *s)
+{
+    Lock lock(lock_of(s));
+    if (s->capturing || device_error(s->device) || s->queue.size() < QUEUE_MAX) return false;
+    run_until(s, s->done + 1, false);
+    return true;
+}
+
 cudaError_t enqueue(cudaStream_t stream, Work work, bool waits, unsigned microseconds)
 {
     CUstream_st *s = own(stream);
+    while (wait_for_room(s)) continue;
     Lock lock(lock_of(s));
     if (device_error(s->device)) return remember(device_error(s->device));
     if (s->capturing) {
