@@ -103,6 +103,17 @@ typedef struct mica_text {
     size_t count;
 } mica_text;
 
+/* The most that a request may ask for. */
+enum {
+    MICA_CHOICES_MAX = 128,
+    MICA_STOPS_MAX = 64,
+    MICA_STOP_BYTES_MAX = 1024,
+    MICA_STOP_IDS_MAX = 256,
+    MICA_LOGIT_BIAS_MAX = 1024,
+    MICA_LOGPROBS_MAX = 20,
+    MICA_SALT_BYTES_MAX = 256
+};
+
 /* One prompt, n choices. Fields are vLLM's; MICA_REQUEST_INIT holds OpenAI completions' defaults. */
 typedef struct mica_request {
     size_t size;

@@ -13,9 +13,7 @@ rc_code mica_tokenize(const mica *m, const char *text, size_t bytes, bool add_sp
             "prompt");
     code =
         rt_tokenizer_encode(m->tokenizer, text, bytes, add_special, m->limits.max_model_len, ids, count, err);
-    return code == RC_OK
-               ? code
-               : rc_about(code == RC_RESOURCE_EXHAUSTED ? RC_INVALID_ARGUMENT : code, err, "prompt");
+    return code == RC_OK ? code : rc_about(code, err, "prompt");
 }
 
 rc_code mica_detokenize(const mica *m, const int32_t *ids, size_t count, bool skip_special, char **text,

@@ -10,7 +10,7 @@
 
 #include "runtime/mica.h"
 
-enum { RT_TOPS_MAX = 20 }; /* log probabilities that come along with a token's own */
+enum { RT_TOPS_MAX = MICA_LOGPROBS_MAX }; /* log probabilities that come along with a token's own */
 
 typedef struct rt_sampling {
     float temperature, top_p, min_p;

@@ -38,7 +38,7 @@ rc_code rt__batch_line_decode(rt_batch_line *line, const char *text, size_t byte
     if (line->custom_id) return RC_OK;
     char quoted[80];
     code =
-        rc_fail(RC_INVALID_ARGUMENT, msg, "line %llu has %s%s; expected a string", n,
+        rc_fail(RC_INVALID_ARGUMENT, msg, "line %llu has %s%s; expected a string without NUL", n,
                 id ? "the custom_id " : "no custom_id", id ? rt_json_quote(id, quoted, sizeof quoted) : "");
     return rc_about(code, msg, "custom_id");
 }

@@ -106,14 +106,15 @@ rc_code rt__decode_prompt(const rt_field *f, const json_t *v, uint32_t vocab, rt
 rc_code rt__decode_stop(const rt_field *f, const json_t *v, rt_completion_request *r, rc_msg *msg)
 {
     size_t count = json_is_string(v) ? 1 : json_array_size(v);
-    if ((!json_is_string(v) && !json_is_array(v)) || count > RT_COMPLETION_STOPS_MAX)
+    if ((!json_is_string(v) && !json_is_array(v)) || count > MICA_STOPS_MAX)
         return rt__fail_field(f, v, msg);
     r->stop = calloc(count ? count : 1, sizeof *r->stop);
     if (!r->stop) return fail_memory(msg);
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_is_string(v) ? v : json_array_get(v, i);
-        if (!json_is_string(item) || !json_string_length(item)) return rt__fail_field(f, v, msg);
-        r->stop[i] = (mica_text){json_string_value(item), json_string_length(item)};
+        size_t bytes = json_string_length(item);
+        if (!bytes || bytes > MICA_STOP_BYTES_MAX) return rt__fail_field(f, v, msg);
+        r->stop[i] = (mica_text){json_string_value(item), bytes};
     }
     r->common.stop = r->stop;
     r->common.stop_count = count;
@@ -124,7 +125,7 @@ rc_code rt__decode_ids(const rt_field *f, const json_t *v, uint32_t vocab, rt_co
                        rc_msg *msg)
 {
     size_t count = json_array_size(v);
-    if (!json_is_array(v) || count > RT_COMPLETION_STOPS_MAX) return rt__fail_field(f, v, msg);
+    if (!json_is_array(v) || count > MICA_STOP_IDS_MAX) return rt__fail_field(f, v, msg);
     r->stop_token_ids = malloc((count ? count : 1) * sizeof *r->stop_token_ids);
     if (!r->stop_token_ids) return fail_memory(msg);
     RC_TRY(copy_ids(f, v, vocab, r->stop_token_ids, msg));
@@ -149,7 +150,7 @@ static bool parse_id(const char *key, size_t bytes, uint32_t vocab, int32_t *id)
 rc_code rt__decode_bias(const rt_field *f, const json_t *v, uint32_t vocab, rt_completion_request *r,
                         rc_msg *msg)
 {
-    if (!json_is_object(v)) return rt__fail_field(f, v, msg);
+    if (!json_is_object(v) || json_object_size(v) > MICA_LOGIT_BIAS_MAX) return rt__fail_field(f, v, msg);
     size_t count = json_object_size(v), at = 0, key_bytes;
     r->logit_bias = malloc((count ? count : 1) * sizeof *r->logit_bias);
     if (!r->logit_bias) return fail_memory(msg);

@@ -166,10 +166,10 @@ static rc_code check_together(const rt_completion_request *r, rc_msg *msg)
         about = "n";
         code = rc_fail(RC_INVALID_ARGUMENT, msg,
                        "n is %u with temperature 0; expected 1, as all choices would be equal", c->n);
-    } else if (r->best_of && r->best_of != 1 && r->best_of != (int64_t)c->n) {
+    } else if (r->best_of && r->best_of != 1 && r->best_of != c->n) {
         about = "best_of";
-        code = rc_fail(RC_INVALID_ARGUMENT, msg, "best_of is %lld; expected 1 or n, which is %u",
-                       (long long)r->best_of, c->n);
+        code = rc_fail(RC_INVALID_ARGUMENT, msg, "best_of is %u; expected 1 or n, which is %u", r->best_of,
+                       c->n);
     } else if (c->min_tokens > c->max_tokens) {
         about = "min_tokens";
         code = rc_fail(RC_INVALID_ARGUMENT, msg, "min_tokens is %u; expected at most max_tokens, which is %u",

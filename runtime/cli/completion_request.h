@@ -16,12 +16,7 @@
 
 #include "runtime/mica.h"
 
-enum {
-    RT_COMPLETION_CHOICES_MAX = 16384, /* prompts * n: each is a sequence of the engine */
-    RT_COMPLETION_STOPS_MAX = 1024,    /* stop strings, and stop_token_ids */
-    RT_COMPLETION_LOGPROBS_MAX = 20,
-    RT_COMPLETION_SALT_MAX = 1024 /* bytes of cache_salt, as in vLLM */
-};
+enum { RT_COMPLETION_CHOICES_MAX = 16384 }; /* prompts * n: each is a sequence of the engine */
 
 typedef struct rt_completion_prompt {
     const char *text; /* or NULL: ids */
@@ -43,7 +38,7 @@ typedef struct rt_completion_request {
     bool return_token_ids;
     bool return_tokens_as_token_ids;
     int32_t prompt_logprobs; /* as asked for; common.prompt_logprobs is what echo needs of them too */
-    int64_t best_of;         /* 0: absent */
+    uint32_t best_of;        /* 0: absent */
 } rt_completion_request;
 
 /* vocab: token ids are below it. *out is destroyed by rt_completion_request_destroy(). */

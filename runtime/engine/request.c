@@ -7,6 +7,8 @@
 #include "adapters/activation.h"
 #include "paged_kv/block_manager.h"
 
+_Static_assert((int)MICA_SALT_BYTES_MAX == KV_SALT_BYTES_MAX, "the cache takes every salt");
+
 static rc_code refuse(rc_msg *msg, const char *field, const char *what)
 {
     return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "%s %s", field, what), msg, field);
@@ -36,9 +38,9 @@ static rc_code check_sampling(const mica_request *q, rc_msg *msg)
         return rc_about(
             rc_fail(RC_INVALID_ARGUMENT, msg, "top_k must be -1 or 0 (all) or at least 1, got %d", q->top_k),
             msg, "top_k");
-    if (q->n < 1 || q->n > RT_CHOICES_MAX)
+    if (q->n < 1 || q->n > MICA_CHOICES_MAX)
         return rc_about(
-            rc_fail(RC_INVALID_ARGUMENT, msg, "n must be in [1, %d], got %u", RT_CHOICES_MAX, q->n), msg,
+            rc_fail(RC_INVALID_ARGUMENT, msg, "n must be in [1, %d], got %u", MICA_CHOICES_MAX, q->n), msg,
             "n");
     if (q->n > 1 && q->temperature == 0)
         return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "n must be 1 with temperature 0, got %u", q->n),
@@ -48,9 +50,9 @@ static rc_code check_sampling(const mica_request *q, rc_msg *msg)
 
 static rc_code check_logprobs(const char *field, int32_t k, rc_msg *msg)
 {
-    if (k >= -1 && k <= RT_LOGPROBS_MAX) return RC_OK;
+    if (k >= -1 && k <= MICA_LOGPROBS_MAX) return RC_OK;
     return rc_about(
-        rc_fail(RC_INVALID_ARGUMENT, msg, "%s must be in [0, %d], got %d", field, RT_LOGPROBS_MAX, k), msg,
+        rc_fail(RC_INVALID_ARGUMENT, msg, "%s must be in [0, %d], got %d", field, MICA_LOGPROBS_MAX, k), msg,
         field);
 }
 
@@ -64,22 +66,22 @@ static rc_code check_id(const char *field, int32_t id, uint32_t vocab, rc_msg *m
 
 static rc_code check_lists(const mica_request *q, const rt_request_limits *l, rc_msg *msg)
 {
-    if (q->stop_count > RT_STOPS_MAX) return refuse(msg, "stop", "has too many strings (at most 64)");
+    if (q->stop_count > MICA_STOPS_MAX) return refuse(msg, "stop", "has over 64 strings");
     for (size_t i = 0; i < q->stop_count; i++) {
         if (!q->stop[i].count) return refuse(msg, "stop", "must not hold an empty string");
-        if (q->stop[i].count > RT_STOP_BYTES_MAX)
+        if (q->stop[i].count > MICA_STOP_BYTES_MAX)
             return refuse(msg, "stop", "holds a string of over 1024 bytes");
     }
-    if (q->stop_token_ids_count > RT_STOP_IDS_MAX) return refuse(msg, "stop_token_ids", "has over 256 ids");
+    if (q->stop_token_ids_count > MICA_STOP_IDS_MAX) return refuse(msg, "stop_token_ids", "has over 256 ids");
     for (size_t i = 0; i < q->stop_token_ids_count; i++)
         RC_TRY(check_id("stop_token_ids", q->stop_token_ids[i], l->vocab, msg));
-    if (q->logit_bias_count > RT_LOGIT_BIAS_MAX) return refuse(msg, "logit_bias", "has over 1024 entries");
+    if (q->logit_bias_count > MICA_LOGIT_BIAS_MAX) return refuse(msg, "logit_bias", "has over 1024 entries");
     for (size_t i = 0; i < q->logit_bias_count; i++) {
         RC_TRY(check_id("logit_bias", q->logit_bias[i].token, l->vocab, msg));
         RC_TRY(check_float(msg, "logit_bias", q->logit_bias[i].bias, isfinite(q->logit_bias[i].bias),
                            "finite numbers"));
     }
-    if (q->cache_salt && strlen(q->cache_salt) > KV_SALT_BYTES_MAX)
+    if (q->cache_salt && strlen(q->cache_salt) > MICA_SALT_BYTES_MAX)
         return refuse(msg, "cache_salt", "is longer than 256 bytes");
     return RC_OK;
 }

@@ -14,15 +14,6 @@
 #include "runtime/engine/output.h"
 #include "runtime/engine/sampler.h"
 
-enum {
-    RT_CHOICES_MAX = 128,
-    RT_STOPS_MAX = 64,
-    RT_STOP_BYTES_MAX = 1024,
-    RT_STOP_IDS_MAX = 256,
-    RT_LOGIT_BIAS_MAX = 1024,
-    RT_LOGPROBS_MAX = RT_TOPS_MAX
-};
-
 typedef struct rt_request rt_request;
 
 /* One of the n answers: a sequence of its own. */

@@ -74,8 +74,8 @@ static rc_code take_candidates(const Vllm__CandidateTokens *c, const char *field
     if (!c || c->select_case == VLLM__CANDIDATE_TOKENS__SELECT__NOT_SET) return RC_OK;
     if (c->select_case != VLLM__CANDIDATE_TOKENS__SELECT_TOP_N)
         return refuse(msg, field, "must be top_n: this server gives no other candidates");
-    if (c->top_n > RT_GENERATE_TOP_MAX) {
-        rc_fail(RC_INVALID_ARGUMENT, msg, "%s.top_n must be at most %d, got %u", field, RT_GENERATE_TOP_MAX,
+    if (c->top_n > MICA_LOGPROBS_MAX) {
+        rc_fail(RC_INVALID_ARGUMENT, msg, "%s.top_n must be at most %d, got %u", field, MICA_LOGPROBS_MAX,
                 c->top_n);
         return rc_about(RC_INVALID_ARGUMENT, msg, field);
     }
@@ -113,8 +113,7 @@ static rc_code take_bias(rt_generate_request *r, const Vllm__DecodingParameters 
                          rc_msg *msg)
 {
     const char *field = "decoding.logit_bias";
-    enum { ENTRIES_MAX = 1024 };
-    if (d->n_logit_bias > ENTRIES_MAX) return refuse(msg, field, "must have at most 1024 entries");
+    if (d->n_logit_bias > MICA_LOGIT_BIAS_MAX) return refuse(msg, field, "must have at most 1024 entries");
     if (!d->n_logit_bias) return RC_OK;
     r->logit_bias = calloc(d->n_logit_bias, sizeof *r->logit_bias);
     if (!r->logit_bias) return fail_memory(msg);
@@ -152,15 +151,15 @@ static rc_code take_decoding(rt_generate_request *r, const request_message *m, u
 static rc_code take_stop_strings(rt_generate_request *r, const Vllm__StoppingCriteria *s, rc_msg *msg)
 {
     const char *field = "stopping.stop_strings";
-    enum { STRINGS_MAX = 64, BYTES_MAX = 1024 };
-    if (s->n_stop_strings > STRINGS_MAX) return refuse(msg, field, "must hold at most 64 strings");
+    if (s->n_stop_strings > MICA_STOPS_MAX) return refuse(msg, field, "must hold at most 64 strings");
     if (!s->n_stop_strings) return RC_OK;
     r->stop = calloc(s->n_stop_strings, sizeof *r->stop);
     if (!r->stop) return fail_memory(msg);
     for (size_t i = 0; i < s->n_stop_strings; i++) {
         const ProtobufCBinaryData *text = &s->stop_strings[i];
-        if (!text->len || text->len > BYTES_MAX) return refuse(msg, field, "must have 1 to 1024 bytes each");
-        RC_TRY(rt__wire_text_check(text, BYTES_MAX, field, msg));
+        if (!text->len || text->len > MICA_STOP_BYTES_MAX)
+            return refuse(msg, field, "must have 1 to 1024 bytes each");
+        RC_TRY(rt__wire_text_check(text, MICA_STOP_BYTES_MAX, field, msg));
         r->stop[i] = (mica_text){(const char *)text->data, text->len};
     }
     r->q.stop = r->stop;
@@ -172,12 +171,11 @@ static rc_code take_stopping(rt_generate_request *r, const request_message *m, u
 {
     const Vllm__StoppingCriteria *s = m->stopping;
     mica_request *q = &r->q;
-    enum { IDS_MAX = 256 };
     q->max_tokens = 0;
     if (!s) return RC_OK;
     RC_TRY(take_count(s->max_new_tokens, "stopping.max_new_tokens", &q->max_tokens, msg));
     RC_TRY(take_count(s->min_new_tokens, "stopping.min_new_tokens", &q->min_tokens, msg));
-    if (s->n_stop_token_ids > IDS_MAX)
+    if (s->n_stop_token_ids > MICA_STOP_IDS_MAX)
         return refuse(msg, "stopping.stop_token_ids", "must hold at most 256 ids");
     RC_TRY(take_ids(s->stop_token_ids, s->n_stop_token_ids, vocab, "stopping.stop_token_ids",
                     &r->stop_token_ids, msg));
@@ -229,13 +227,12 @@ static rc_code take_bypass(rt_generate_request *r, rc_msg *msg)
 static rc_code take_kv(rt_generate_request *r, const request_message *m, rc_msg *msg)
 {
     const Vllm__KVCacheParameters *kv = m->kv;
-    enum { SALT_MAX = 256 };
     if (!kv) return RC_OK;
     if (kv->has_kv_transfer_params_case)
         return refuse(msg, "kv.kv_transfer_params", "is not supported: leave it unset");
     if (kv->has_ec_transfer_params_case)
         return refuse(msg, "kv.ec_transfer_params", "is not supported: leave it unset");
-    RC_TRY(rt__wire_text_copy(&kv->cache_salt, SALT_MAX, "kv.cache_salt", &r->salt, msg));
+    RC_TRY(rt__wire_text_copy(&kv->cache_salt, MICA_SALT_BYTES_MAX, "kv.cache_salt", &r->salt, msg));
     if (kv->bypass_prefix_cache) RC_TRY(take_bypass(r, msg));
     r->q.cache_salt = r->salt;
     return RC_OK;

@@ -13,8 +13,7 @@
 
 enum {
     RT_GENERATE_ID_MAX = 256,    /* bytes of request_id and session_id */
-    RT_GENERATE_NAME_MAX = 1024, /* bytes of model and lora_name */
-    RT_GENERATE_TOP_MAX = 20     /* candidates a token */
+    RT_GENERATE_NAME_MAX = 1024 /* bytes of model and lora_name */
 };
 
 /* What an answer shows. */

@@ -5,7 +5,8 @@
 rc_code rt__tok_run_push(rt__tok_run *run, int32_t id)
 {
     if (run->count == run->max)
-        return rc_fail(RC_RESOURCE_EXHAUSTED, run->msg, "the text has more than %zu tokens", run->max);
+        return rc_fail(RC_INVALID_ARGUMENT, run->msg, "the text has more than %zu tokens, which is the most",
+                       run->max);
     if (run->count == run->room) {
         size_t room = run->room ? run->room * 2 : 64;
         int32_t *ids = realloc(run->ids, room * sizeof *ids);

@@ -30,7 +30,7 @@ void rt_tokenizer_close(rt_tokenizer *t); /* NULL is allowed */
 
 /* Ids of UTF-8 `text`; *ids is malloc'ed, the caller frees it. add_special: run the post-processor.
  * Special tokens written in the text become their ids, as Hugging Face does.
- * Errors INVALID_ARGUMENT: not UTF-8. RESOURCE_EXHAUSTED: memory, or more than ids_max ids. */
+ * Errors INVALID_ARGUMENT: not UTF-8, or more than ids_max ids. RESOURCE_EXHAUSTED: memory. */
 RC_MUST_CHECK rc_code rt_tokenizer_encode(const rt_tokenizer *t, const char *text, size_t bytes,
                                           bool add_special, size_t ids_max, int32_t **ids, size_t *count,
                                           rc_msg *msg);

@@ -117,7 +117,7 @@ static int32_t draw(const fake_exec *f, const float *logits, const rt_pick *p)
     RC_ASSERT(tokens && scratch);
     for (uint32_t i = 0; i < count; i++) tokens[i] = known(f, p->history.tokens[i]);
     for (sampling.choice = 0; rt_uniform(&sampling, &history) != p->uniform; sampling.choice++)
-        RC_ASSERT(sampling.choice < RT_CHOICES_MAX);
+        RC_ASSERT(sampling.choice < MICA_CHOICES_MAX);
     int32_t token = rt_sample(logits, f->vocab, &sampling, &history, scratch);
     free(tokens);
     free(scratch);

@@ -172,7 +172,7 @@ static void generate_prints_the_text_and_nothing_else(void **state)
     refused(GENERATE("-p", "x", "--top-p", "much"),
             "mica generate: top_p is \"much\"; expected a number above 0 and at most 1\n");
     refused(GENERATE("-p", "x", "--max-tokens", "0"),
-            "mica generate: max_tokens is 0; expected a whole number of at least 1\n");
+            "mica generate: max_tokens is 0; expected a whole number from 1 to 2147483647\n");
     refused(GENERATE("-p", "\xff"), "mica generate: the prompt is not UTF-8 at byte 0\n");
     refused(GENERATE("--echo"), "mica generate: the prompt is missing: expected -p TEXT, or - for stdin\n");
     assert_int_equal(GENERATE("-p", "!fail"), 1);

@@ -81,8 +81,7 @@ static void bad_values_are_refused_by_name(void **state)
         {"{\"prompt\":\"a\",\"seed\":\"7\"}", "seed"},
         {"{\"prompt\":\"a\",\"n\":0}", "n"},
         {"{\"prompt\":\"a\",\"n\":2,\"temperature\":0}", "n"},
-        {"{\"prompt\":\"a\",\"n\":16385}", "n"},
-        {"{\"prompt\":[\"a\",\"b\"],\"n\":16384}", "n"},
+        {"{\"prompt\":\"a\",\"n\":129}", "n"},
         {"{\"prompt\":\"a\",\"frequency_penalty\":2.1}", "frequency_penalty"},
         {"{\"prompt\":\"a\",\"presence_penalty\":-2.1}", "presence_penalty"},
         {"{\"prompt\":\"a\",\"repetition_penalty\":0}", "repetition_penalty"},
@@ -111,6 +110,7 @@ static void bad_values_are_refused_by_name(void **state)
         {"{\"prompt\":\"a\",\"activation\":\"0\"}", "activation"},
         {"{\"prompt\":\"a\",\"require_activation\":1}", "require_activation"},
         {"{\"prompt\":\"a\",\"best_of\":3}", "best_of"},
+        {"{\"prompt\":\"a\",\"best_of\":0}", "best_of"},
         {"{\"prompt\":\"a\",\"stream\":true}", "stream"},
         {"{\"prompt\":\"a\",\"suffix\":\"x\"}", "suffix"},
         {"{\"prompt\":\"a\",\"user\":1}", "user"},
@@ -132,11 +132,42 @@ static void messages_quote_the_value_and_what_was_expected(void **state)
 {
     (void)state;
     assert_null(decode("{\"prompt\":\"a\",\"max_tokens\":\"many\"}"));
-    assert_string_equal(msg.text, "max_tokens is \"many\"; expected a whole number of at least 1");
+    assert_string_equal(msg.text, "max_tokens is \"many\"; expected a whole number from 1 to 2147483647");
     assert_null(decode("{\"prompt\":\"a\",\"max_tokn\":5}"));
     assert_string_equal(msg.text, "unknown field \"max_tokn\"; the nearest is \"max_tokens\"");
     assert_null(decode("{\"prompt\":[1,2,777]}"));
     assert_string_equal(msg.text, "prompt has token id 777; expected 0 to 99");
+}
+
+/* What is as large as it may be is taken; one more is refused, and the limit is said. */
+static void lists_and_texts_have_the_limits_that_messages_name(void **state)
+{
+    static const struct {
+        const char *before, *item, *between, *after;
+        unsigned most;
+        const char *limit;
+    } cases[] = {
+        {"{\"prompt\":\"a\",\"stop\":[", "\"b\"", ",", "]}", 64, "at most 64,"},
+        {"{\"prompt\":\"a\",\"stop\":\"", "b", "", "\"}", 1024, "1 to 1024 bytes"},
+        {"{\"prompt\":\"a\",\"stop_token_ids\":[", "7", ",", "]}", 256, "at most 256"},
+        {"{\"prompt\":\"a\",\"cache_salt\":\"", "b", "", "\"}", 256, "1 to 256 bytes"},
+        {"{\"n\":128,\"prompt\":[", "\"a\"", ",", "]}", 128, "at most 16384"},
+        {"{\"prompt\":[", "\"a\"", ",", "]}", 16384, "at most 16384"},
+    };
+    static char body[1 << 17];
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (unsigned more = 0; more < 2; more++) {
+            char *at = stpcpy(body, cases[i].before);
+            for (unsigned k = 0; k < cases[i].most + more; k++)
+                at = stpcpy(stpcpy(at, k ? cases[i].between : ""), cases[i].item);
+            strcpy(at, cases[i].after);
+            rt_completion_request *r = decode(body);
+            if (more ? r || !strstr(msg.text, cases[i].limit) : !r)
+                fail_msg("%s: %u of %u: %s", cases[i].before, cases[i].most + more, cases[i].most,
+                         r ? "accepted" : msg.text);
+            rt_completion_request_destroy(r);
+        }
 }
 
 static void null_and_inert_fields_are_as_if_absent(void **state)
@@ -233,6 +264,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_values_are_refused_by_name),
         cmocka_unit_test(messages_quote_the_value_and_what_was_expected),
+        cmocka_unit_test(lists_and_texts_have_the_limits_that_messages_name),
         cmocka_unit_test(null_and_inert_fields_are_as_if_absent),
         cmocka_unit_test(every_field_arrives),
         cmocka_unit_test(prompts_come_in_every_form),
