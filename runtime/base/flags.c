@@ -111,6 +111,8 @@ static rc_code set_number(const parse *p, const match *m, const char *value)
         else if (f->max)
             snprintf(expected, sizeof expected, "a whole number from %llu to %llu",
                      (unsigned long long)f->min, (unsigned long long)f->max);
+        else if (f->kind == RT_FLAG_U32 && number > max)
+            snprintf(expected, sizeof expected, "at most %llu", (unsigned long long)max);
         else
             snprintf(expected, sizeof expected, "a whole number of at least %llu (K, M, G are 1024's powers)",
                      (unsigned long long)f->min);

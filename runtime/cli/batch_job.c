@@ -87,12 +87,13 @@ static rc_code end_line(rt_batch *b, bool is_success, rc_msg *msg)
     rt_bytes_add_byte(out, '\n');
     if (out->failed)
         return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an answer of %zu bytes", out->count);
+    RC_TRY(rt__batch_output_write(b->output, out->data, out->count, msg));
     b->answers++;
     if (is_success)
         b->succeeded++;
     else
         b->failed++;
-    return rt__batch_output_write(b->output, out->data, out->count, msg);
+    return RC_OK;
 }
 
 static rc_code write_refusal(rt_batch *b, const char *custom_id, size_t custom_id_bytes, rc_code code,

@@ -36,6 +36,14 @@ static int fail_unknown(const char *name)
     return 1;
 }
 
+/* `mica --version`, or the same after a command's words. */
+static bool asks_for_version(int argc, char **argv)
+{
+    int at = 1;
+    while (at < argc && argv[at][0] != '-') at++;
+    return at < argc && !strcmp(argv[at], "--version");
+}
+
 int rt_command(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : NULL;
@@ -47,7 +55,7 @@ int rt_command(int argc, char **argv)
         print_help(stdout);
         return 0;
     }
-    if (!strcmp(name, "--version")) {
+    if (asks_for_version(argc, argv)) {
         printf("mica %s\n", MICA_VERSION);
         return 0;
     }

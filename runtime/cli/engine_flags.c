@@ -142,9 +142,10 @@ static rc_code check_supported(const rt_engine_flags *f, rc_msg *msg)
     if (strcmp(f->kv_cache_dtype, "auto") && !is_int8(f->kv_cache_dtype))
         return refuse(msg, "kv-cache-dtype", f->kv_cache_dtype, "auto or int8");
     if (!(f->options.gpu_memory_utilization > 0)) /* where the library would take its default */
-        return rc_about(
-            rc_fail(RC_INVALID_ARGUMENT, msg, "--gpu-memory-utilization: expected above 0, at most 1"), msg,
-            "gpu-memory-utilization");
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                                "--gpu-memory-utilization '%g': expected above 0 and at most 1",
+                                f->options.gpu_memory_utilization),
+                        msg, "gpu-memory-utilization");
     if (f->tokenizer && (!f->options.model || strcmp(f->tokenizer, f->options.model)))
         return refuse(msg, "tokenizer", f->tokenizer, "the model's path; its own tokenizer is the one used");
     return RC_OK;

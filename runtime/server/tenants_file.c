@@ -58,8 +58,11 @@ static rc_code take_limit(const json_t *object, const char *place, const char *k
     *out = RT_NO_LIMIT;
     if (!is_there(v)) return RC_OK;
     json_int_t n = json_is_integer(v) ? json_integer_value(v) : -1;
-    if (n < least || n >= RT_NO_LIMIT)
-        return refuse(place, key, least ? "a whole number from 1" : "a whole number from 0", v, msg);
+    if (n < least || n >= RT_NO_LIMIT) {
+        char expected[64];
+        snprintf(expected, sizeof expected, "a whole number from %u to %u", least, RT_NO_LIMIT - 1);
+        return refuse(place, key, expected, v, msg);
+    }
     *out = (uint32_t)n;
     return RC_OK;
 }
@@ -140,7 +143,6 @@ static rc_code take_tenant(const json_t *object, const char *place, rt_tenant *t
                                         NULL};
     rt_share_limits *l = &t->limits;
     const json_t *name = json_object_get(object, "name");
-    if (!json_is_object(object)) return refuse(place, "", "an object", object, msg);
     RC_TRY(check_keys(object, place, known, msg));
     if (!is_plain(name, RT_SHARE_NAME_BYTES_MAX))
         return refuse(place, "name", "a name of 1 to 128 plain bytes", name, msg);
@@ -180,9 +182,12 @@ static rc_code take_list(const json_t *list, rt_tenants *t, rc_msg *msg)
     t->list = calloc(json_array_size(list) + 1, sizeof *t->list);
     if (!t->list) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for the tenants");
     for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *object = json_array_get(list, i);
+        snprintf(place, sizeof place, "tenants[%zu]", i);
+        if (!json_is_object(object)) return refuse(place, "", "an object", object, msg);
         snprintf(place, sizeof place, "tenants[%zu].", i);
         t->count++;
-        RC_TRY(take_tenant(json_array_get(list, i), place, &t->list[i], msg));
+        RC_TRY(take_tenant(object, place, &t->list[i], msg));
         RC_TRY(check_distinct(t, &t->list[i], msg));
     }
     return RC_OK;

@@ -75,6 +75,10 @@ static void every_help_fits_a_screen(void **state)
     }
     assert_int_equal(MICA("--version"), 0);
     assert_string_equal(out_text, "mica " MICA_VERSION "\n");
+    assert_int_equal(MICA("bench", "latency", "--version"), 0);
+    assert_string_equal(out_text, "mica " MICA_VERSION "\n");
+    assert_int_equal(GENERATE("-p", "--version", "--max-tokens", "1"), 0);
+    assert_string_not_equal(out_text, "mica " MICA_VERSION "\n");
     refused(MICA("run-bach"), "mica: unknown command 'run-bach'; the nearest is 'run-batch'\n");
     assert_int_equal(MICA(NULL), 1);
 }
@@ -153,6 +157,10 @@ static void what_this_build_lacks_is_refused_in_one_line(void **state)
     }
     refused(GENERATE("-p", "x", "--max-num-sequences", "5"),
             "mica generate: unknown flag '--max-num-sequences'; the nearest is '--max-num-seqs'\n");
+    refused(GENERATE("-p", "x", "--gpu-memory-utilization", "0"),
+            "mica generate: --gpu-memory-utilization '0': expected above 0 and at most 1\n");
+    refused(GENERATE("-p", "x", "--max-model-len", "4G"),
+            "mica generate: --max-model-len '4G': expected at most 4294967295\n");
     refused(MICA("generate", "-p", "x"),
             "mica generate: --model is missing: expected a model directory or a .gguf file\n");
 }

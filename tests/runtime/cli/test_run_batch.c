@@ -376,6 +376,17 @@ static void stdin_and_stdout_can_be_the_files(void **state)
     free_lines(&l);
 }
 
+static void what_cannot_be_written_does_not_count_as_answered(void **state)
+{
+    (void)state;
+    put(in_path, GOOD("a") GOOD("b"));
+    assert_int_equal(run((char *[]){"-i", in_path, "-o", "/dev/full", "--model=base", NULL}), 1);
+    rt_bytes err = get(err_path);
+    assert_non_null(strstr(err.data, "cannot write '/dev/full': No space left on device\n"));
+    assert_non_null(strstr(err.data, "0 answered, 0 failed"));
+    rt_bytes_deinit(&err);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -391,6 +402,7 @@ int main(void)
         TEST(a_lost_engine_fails_its_requests_and_the_run),
         TEST(the_window_bounds_what_is_inside),
         TEST(stdin_and_stdout_can_be_the_files),
+        TEST(what_cannot_be_written_does_not_count_as_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -72,7 +72,7 @@ static void refuses_what_it_does_not_know(void **state)
     refuses("", "not JSON");
     refuses("{}", "tenants must be a list");
     refuses("{\"tenants\": [], \"tenant\": []}", "'tenant' is no known key");
-    refuses("{\"tenants\": [7]}", "tenants[0]");
+    refuses("{\"tenants\": [7]}", "tenants[0] must be an object, got 7");
     refuses("{\"tenants\": [{\"key_sha256\": \"" HASH_A "\"}]}", "tenants[0].name must be");
     refuses("{\"tenants\": [{\"name\": \"x\"}]}", "tenants[0].key_sha256 must be a SHA-256");
     refuses("{\"tenants\": [{\"name\": \"x\", \"key_sha256\": \"" HASH_A "0\"}]}", "64 hex digits");
@@ -80,8 +80,9 @@ static void refuses_what_it_does_not_know(void **state)
     refuses(ONE(", \"wieght\": 1"), "'wieght' is no known key");
     refuses(ONE(", \"weight\": 0"), "weight must be a number from 0.001");
     refuses(ONE(", \"weight\": \"1\""), "weight must be");
-    refuses(ONE(", \"max_concurrency\": 0"), "max_concurrency must be a whole number from 1, got 0");
-    refuses(ONE(", \"max_queue\": -1"), "max_queue must be a whole number from 0, got -1");
+    refuses(ONE(", \"max_concurrency\": 0"),
+            "max_concurrency must be a whole number from 1 to 4294967294, got 0");
+    refuses(ONE(", \"max_queue\": -1"), "max_queue must be a whole number from 0 to 4294967294, got -1");
     refuses(ONE(", \"requests_per_minute\": 1.5"), "requests_per_minute must be");
     refuses(ONE(", \"tokens_per_minute\": 4294967295"), "tokens_per_minute must be");
     refuses(ONE(", \"adapters\": \"*\""), "adapters must be a list");
