@@ -19,7 +19,7 @@ static rc_code open_and_follow(follow_state *f, rc_msg *err)
     RC_TRY(mica__processes_meet(&f->o, &f->processes, err));
     RC_TRY(mica__device_choose(&f->o, &device, err));
     RC_TRY(mica__plan_make(&f->o, &device, &f->processes, &f->plan, err));
-    RC_TRY(mica__plan_open(&f->o, device.backend, &f->processes, &f->plan, &f->ranks, &follow.own, err));
+    RC_TRY(mica__plan_open(&f->o, &device, &f->processes, &f->plan, &f->ranks, &follow.own, err));
     mica__plan_shape(&f->plan, &f->shape);
     follow.mesh = f->processes.mesh;
     follow.watch = f->processes.watch;

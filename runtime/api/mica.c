@@ -36,7 +36,7 @@ static rc_code open_model(mica *m, rc_msg *err)
 {
     mica__plan *p = &m->plan;
     char ranks[32] = "";
-    RC_TRY(mica__plan_open(&m->o, m->device.backend, &m->processes, p, &m->ranks, &m->exec, err));
+    RC_TRY(mica__plan_open(&m->o, &m->device, &m->processes, p, &m->ranks, &m->exec, err));
     if (p->info.shard.world > 1) snprintf(ranks, sizeof ranks, ", each of %u ranks", p->info.shard.world);
     snprintf(m->device_text, sizeof m->device_text, "%s %s%s", m->device.backend->name,
              m->device.backend->describe(m->ranks.models[0].device), ranks);
@@ -99,10 +99,10 @@ static rc_code open_parts(mica *m, rc_msg *err)
     RC_TRY(mica__processes_meet(&m->o, &m->processes, err));
     RC_TRY(mica__device_choose(&m->o, &m->device, err));
     RC_TRY(mica__plan_make(&m->o, &m->device, &m->processes, &m->plan, err));
-    set_limits(m);
     RC_TRY(open_tokenizer(m, err));
     program = resident_bytes();
     RC_TRY(open_model(m, err));
+    set_limits(m);
     RC_TRY(start(m, err));
     RC_TRY(load_adapters(m, err));
     m->planned_bytes = mica__plan_bytes(&m->plan) + 2 * m->bytes_adapters + program;

@@ -36,7 +36,9 @@ typedef struct mica__plan {
     rt_engine_options engine;
     mica__rank_plan *ranks; /* [ranks_count] of this process, of tensor_parallel_size */
     uint32_t ranks_count, lora_rank_max, kv_element_bytes;
+    size_t kv_block_bytes; /* on the rank with most K/V heads */
     uint32_t block_size, max_model_len;
+    bool kv_is_measured; /* blocks are as many as there is room for when all else is there */
     uint64_t kv_queue_bytes;
 } mica__plan;
 
@@ -116,8 +118,9 @@ RC_MUST_CHECK rc_code mica__options_copy(const mica_options *from, mica_options 
 /* runtime/api/plan.c */
 RC_MUST_CHECK rc_code mica__plan_make(const mica_options *o, const mica__device *device,
                                       const mica__processes *processes, mica__plan *plan, rc_msg *msg);
-/* Opens the plan's ranks; gives when all processes have done so. On failure close what there is. */
-RC_MUST_CHECK rc_code mica__plan_open(const mica_options *o, const rt_backend *backend,
+/* Opens the plan's ranks, and settles how many blocks there are, which may be fewer than planned; gives when
+ * all processes have done so. On failure close what there is. */
+RC_MUST_CHECK rc_code mica__plan_open(const mica_options *o, const mica__device *device,
                                       const mica__processes *processes, mica__plan *plan, mica__ranks *ranks,
                                       rt_exec *exec, rc_msg *msg);
 void mica__plan_shape(const mica__plan *plan, adapter_shape *shape);

@@ -104,7 +104,7 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .linears = RT_LINEARS,
                                     .lora_rank_max = p->lora_rank_max,
                                     .kv = layout,
-                                    .kv_blocks = p->engine.blocks_max,
+                                    .kv_blocks = p->kv_is_measured ? 0 : p->engine.blocks_max,
                                     .heads = c->heads,
                                     .table_words_max = (uint32_t)(table * p->engine.running_max),
                                     .host_floats = (size_t)logits * c->vocab,
@@ -116,7 +116,7 @@ static void size_rank(const mica_options *o, const rt_backend *backend, const mi
                                     .eager = o->enforce_eager,
                                     .ordinal = processes->launch.local * p->ranks_count + i};
     r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&layout);
-    r->device_bytes = backend->bytes(&r->device) - r->kv_bytes;
+    r->device_bytes = backend->bytes(&r->device) - r->device.kv_blocks * kv_block_bytes(&layout);
     r->activation_bytes = rt_model_activation_bytes(c, &r->limits);
 }
 
@@ -136,22 +136,31 @@ static uint64_t adapters_bytes(const mica__plan *p, const mica__rank_plan *r)
            p->engine.slots_max;
 }
 
-/* What the devices of all ranks here have left for K/V, beside the rest of what is planned. */
-static rc_code room_on_devices(const mica_options *o, const mica__device *device,
-                               const mica__processes *processes, mica__plan *p, uint64_t *bytes, rc_msg *msg)
+/* What the devices of all ranks here have left for K/V, beside adapters, and beside the rest of what is
+ * planned unless that is there already. */
+static rc_code room_on_devices(const mica_options *o, const mica__device *device, const mica__plan *p,
+                               bool is_open, uint64_t *bytes, rc_msg *msg)
 {
-    uint32_t positions = p->info.config.positions_max;
-    if (o->max_model_len && o->max_model_len < positions) positions = o->max_model_len;
     *bytes = UINT64_MAX;
     for (uint32_t i = 0; i < p->ranks_count; i++) {
-        mica__rank_plan *r = &p->ranks[i];
-        uint64_t room;
-        size_rank(o, device->backend, processes, p, i, positions);
-        uint64_t others = rank_bytes(r) + adapters_bytes(p, r);
+        const mica__rank_plan *r = &p->ranks[i];
+        uint64_t room, others = adapters_bytes(p, r) + (is_open ? 0 : rank_bytes(r));
         RC_TRY(mica__device_room(device, o, r->device.ordinal, others, &room, msg));
         if (room < *bytes) *bytes = room;
     }
     return RC_OK;
+}
+
+/* Before blocks are known. */
+static rc_code planned_room(const mica_options *o, const mica__device *device,
+                            const mica__processes *processes, mica__plan *p, uint64_t *bytes, rc_msg *msg)
+{
+    uint32_t positions = p->info.config.positions_max;
+    if (o->max_model_len && o->max_model_len < positions) positions = o->max_model_len;
+    p->kv_is_measured = device->backend->kv_create != NULL;
+    for (uint32_t i = 0; i < p->ranks_count; i++)
+        size_rank(o, device->backend, processes, p, i, positions);
+    return room_on_devices(o, device, p, false, bytes, msg);
 }
 
 static rc_code choose_kv_bytes(const mica_options *o, const mica__device *device,
@@ -159,10 +168,28 @@ static rc_code choose_kv_bytes(const mica_options *o, const mica__device *device
 {
     *bytes = o->kv_cache_memory_bytes;
     if (*bytes) return RC_OK;
-    if (device->plugin && !o->num_gpu_blocks) return room_on_devices(o, device, processes, p, bytes, msg);
+    if (device->plugin && !o->num_gpu_blocks) return planned_room(o, device, processes, p, bytes, msg);
     *bytes = free_memory() / 4;
     if (*bytes > 4ull << 30) *bytes = 4ull << 30;
     *bytes /= p->ranks_count;
+    return RC_OK;
+}
+
+/* As many blocks as are asked for, or as `bytes` hold. */
+static rc_code count_blocks(const mica_options *o, mica__plan *p, uint64_t bytes, rc_msg *msg)
+{
+    uint64_t blocks = bytes / p->kv_block_bytes;
+    if (!o->kv_cache_memory_bytes && blocks > BLOCKS_DEFAULT_MAX) blocks = BLOCKS_DEFAULT_MAX;
+    if (o->num_gpu_blocks) blocks = o->num_gpu_blocks;
+    if (!blocks)
+        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
+                                "--kv-cache-memory-bytes %llu does not hold one block of %zu bytes",
+                                (unsigned long long)bytes, p->kv_block_bytes),
+                        msg, "--kv-cache-memory-bytes");
+    if (blocks > BLOCKS_MAX)
+        return refuse(msg, "the number of K/V blocks", blocks,
+                      "at most 16777216; use larger blocks or less memory");
+    p->engine.blocks_max = (uint32_t)blocks;
     return RC_OK;
 }
 
@@ -180,23 +207,11 @@ static rc_code choose_blocks(const mica_options *o, const mica__device *device,
         element_bytes = 1;
     }
     kv_layout layout = {c->layers, most_kv_heads(p), c->head_dim, p->block_size, element_bytes};
-    size_t block_bytes = kv_block_bytes(&layout);
-    uint64_t bytes, blocks;
+    uint64_t bytes;
     p->kv_element_bytes = element_bytes;
+    p->kv_block_bytes = kv_block_bytes(&layout);
     RC_TRY(choose_kv_bytes(o, device, processes, p, &bytes, msg));
-    blocks = bytes / block_bytes;
-    if (!o->kv_cache_memory_bytes && blocks > BLOCKS_DEFAULT_MAX) blocks = BLOCKS_DEFAULT_MAX;
-    if (o->num_gpu_blocks) blocks = o->num_gpu_blocks;
-    if (!blocks)
-        return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
-                                "--kv-cache-memory-bytes %llu does not hold one block of %zu bytes",
-                                (unsigned long long)bytes, block_bytes),
-                        msg, "--kv-cache-memory-bytes");
-    if (blocks > BLOCKS_MAX)
-        return refuse(msg, "the number of K/V blocks", blocks,
-                      "at most 16777216; use larger blocks or less memory");
-    p->engine.blocks_max = (uint32_t)blocks;
-    return RC_OK;
+    return count_blocks(o, p, bytes, msg);
 }
 
 static rc_code choose_length(const mica_options *o, mica__plan *p, rc_msg *msg)
@@ -216,15 +231,18 @@ static rc_code choose_length(const mica_options *o, mica__plan *p, rc_msg *msg)
         return rc_about(RC_INVALID_ARGUMENT, msg, "--max-model-len");
     }
     p->max_model_len = o->max_model_len ? o->max_model_len : positions < room ? positions : (uint32_t)room;
-    if (p->max_model_len < positions && !o->max_model_len && o->log) {
-        char line[160];
-        snprintf(line, sizeof line,
-                 "max-model-len is %u, not the model's %u: that is what the K/V memory holds",
-                 p->max_model_len, positions);
-        o->log(o->log_ctx, 'W', line);
-    }
     p->engine.max_model_len = p->max_model_len;
     return RC_OK;
+}
+
+static void tell_length(const mica_options *o, const mica__plan *p)
+{
+    uint32_t positions = p->info.config.positions_max;
+    char line[160];
+    if (p->max_model_len == positions || o->max_model_len || !o->log) return;
+    snprintf(line, sizeof line, "max-model-len is %u, not the model's %u: that is what the K/V memory holds",
+             p->max_model_len, positions);
+    o->log(o->log_ctx, 'W', line);
 }
 
 static rc_code choose_quantization(const mica_options *o, const rt_quant **out, rc_msg *msg)
@@ -299,19 +317,25 @@ static uint64_t fingerprint(const mica_options *o, const mica__device *device, c
 }
 
 /* Blocks have the same numbers in every process: as many as the poorest holds. */
+static rc_code agree_on_blocks(rt_mesh *m, mica__plan *p, rc_msg *msg)
+{
+    uint64_t blocks = p->engine.blocks_max;
+    if (m && !rt_mesh_least(m, &blocks)) return rt_mesh_status(m, msg);
+    p->engine.blocks_max = (uint32_t)blocks;
+    return RC_OK;
+}
+
 static rc_code agree(const mica_options *o, const mica__device *device, const mica__processes *processes,
                      mica__plan *p, rc_msg *msg)
 {
-    uint64_t least = fingerprint(o, device, p), most = ~least, blocks = p->engine.blocks_max;
+    uint64_t least = fingerprint(o, device, p), most = ~least;
     rt_mesh *m = processes->mesh;
     if (!m) return RC_OK;
-    if (!rt_mesh_least(m, &least) || !rt_mesh_least(m, &most) || !rt_mesh_least(m, &blocks))
-        return rt_mesh_status(m, msg);
+    if (!rt_mesh_least(m, &least) || !rt_mesh_least(m, &most)) return rt_mesh_status(m, msg);
     if (least != ~most)
         return rc_fail(RC_INVALID_ARGUMENT, msg,
                        "the processes were started with different flags, models or devices");
-    p->engine.blocks_max = (uint32_t)blocks;
-    return RC_OK;
+    return agree_on_blocks(m, p, msg);
 }
 
 rc_code mica__plan_make(const mica_options *o, const mica__device *device, const mica__processes *processes,
@@ -328,14 +352,38 @@ rc_code mica__plan_make(const mica_options *o, const mica__device *device, const
     return RC_OK;
 }
 
-rc_code mica__plan_open(const mica_options *o, const rt_backend *backend, const mica__processes *processes,
+/* What libraries and kernels take of a device shows when weights are loaded, ranks have met and products were
+ * tried: K/V gets what is left then, if that is less than was planned. */
+static rc_code settle_blocks(const mica_options *o, const mica__device *device,
+                             const mica__processes *processes, mica__plan *p, const mica__ranks *ranks,
+                             rc_msg *msg)
+{
+    uint32_t planned = p->engine.blocks_max;
+    uint64_t bytes;
+    if (p->kv_is_measured) {
+        RC_TRY(room_on_devices(o, device, p, true, &bytes, msg));
+        RC_TRY(count_blocks(o, p, bytes, msg));
+        if (p->engine.blocks_max > planned) p->engine.blocks_max = planned;
+    }
+    RC_TRY(agree_on_blocks(processes->mesh, p, msg));
+    RC_TRY(choose_length(o, p, msg));
+    tell_length(o, p);
+    for (uint32_t i = 0; p->kv_is_measured && i < p->ranks_count; i++) {
+        mica__rank_plan *r = &p->ranks[i];
+        r->kv_bytes = (uint64_t)p->engine.blocks_max * kv_block_bytes(&r->device.kv);
+        RC_TRY(device->backend->kv_create(ranks->models[i].device, p->engine.blocks_max, msg));
+    }
+    return RC_OK;
+}
+
+rc_code mica__plan_open(const mica_options *o, const mica__device *device, const mica__processes *processes,
                         mica__plan *p, mica__ranks *ranks, rt_exec *exec, rc_msg *msg)
 {
     const rt_model_config *c = &p->info.config;
     size_t rows = (size_t)p->engine.rows_max * c->hidden;
     size_t columns = ((size_t)c->vocab / p->info.shard.world + 1) * p->ranks_count;
     size_t logits = columns * p->ranks[0].limits.logits_max;
-    mica__ranks_options r = {.backend = backend,
+    mica__ranks_options r = {.backend = device->backend,
                              .mesh = processes->mesh,
                              .floats_max = rows > logits ? rows : logits,
                              .plans = p->ranks,
@@ -351,6 +399,7 @@ rc_code mica__plan_open(const mica_options *o, const rt_backend *backend, const 
     uint64_t ready = 0;
     if (processes->mesh) RC_TRY(rt_mesh_reserve(processes->mesh, rows, msg));
     RC_TRY(mica__ranks_open(ranks, &r, exec, msg));
+    RC_TRY(settle_blocks(o, device, processes, p, ranks, msg));
     if (!processes->mesh || rt_mesh_least(processes->mesh, &ready)) return RC_OK;
     return rt_mesh_status(processes->mesh, msg);
 }

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 12 };
+enum { RT_BACKEND_ABI = 13 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -46,7 +46,7 @@ typedef struct rt_device_options {
     uint32_t linears;    /* adaptable linears per layer */
     uint32_t lora_rank_max;
     kv_layout kv; /* blocks' geometry */
-    uint32_t kv_blocks;
+    uint32_t kv_blocks;       /* that open takes; 0: kv_create will */
     uint32_t heads;           /* query heads */
     uint32_t world;           /* ranks of the group; 0 or 1: alone */
     rt_group *group;          /* NULL: alone; else the other ranks, each with a shard of its own. Borrowed */
@@ -162,6 +162,9 @@ typedef struct rt_backend {
                                             rc_dtype stored, rc_msg *msg);
     void (*adapter_detach)(rt_device *d, uint32_t slot);
 
+    /* K/V of a device that was opened with none, when it is known what everything else takes of its memory;
+     * once, before the first step. NULL: open takes it. */
+    RC_MUST_CHECK rc_code (*kv_create)(rt_device *d, uint32_t blocks, rc_msg *msg);
     void *(*kv_buffer)(rt_device *d);
     void (*kv_copy_rows)(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
 

@@ -314,6 +314,11 @@ static const char *cuda_describe(const rt_device *d)
 {
     return d->name;
 }
+static rc_code cuda_kv_create(rt_device *d, uint32_t blocks, rc_msg *msg)
+{
+    RC_ASSERT(!d->kv);
+    return rt_cuda__alloc(d, kv_block_bytes(&d->options.kv) * blocks, &d->kv, "K/V", msg);
+}
 static void *cuda_kv_buffer(rt_device *d)
 {
     return d->kv;
@@ -347,6 +352,7 @@ static const rt_backend backend = {
     .quant_join = rt_cuda__quant_join,
     .adapter_attach = rt_cuda__adapter_attach,
     .adapter_detach = rt_cuda__adapter_detach,
+    .kv_create = cuda_kv_create,
     .kv_buffer = cuda_kv_buffer,
     .kv_copy_rows = rt_cuda__kv_copy_rows,
     .step_begin = rt_cuda__step_begin,

@@ -204,21 +204,33 @@ static void tune_all(tuning *t)
     for (uint32_t rows = 8; rows <= most; rows += 8) tune_rows(t, rows);
 }
 
+/* Else what cuBLASLt takes of the device's memory would show only in the first step. */
+static void do_each_once(rt_device *d, const rt_linear *products, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        rt_linear l = products[i];
+        l.rows = 1;
+        rt_cuda__linear(d, &l);
+    }
+}
+
 /* What is told of the device says it, too. */
 static void say(const tuning *t)
 {
     rt_device *d = t->device;
     size_t at = strlen(d->name);
-    if (t->timed)
-        snprintf(d->name + at, sizeof d->name - at, ", %u products timed in %.1f s", t->timed,
-                 (double)(rt_now_ns() - t->began_ns) * 1e-9);
+    snprintf(d->name + at, sizeof d->name - at, ", %u products timed in %.1f s", t->timed,
+             (double)(rt_now_ns() - t->began_ns) * 1e-9);
 }
 
 void rt_cuda__tune(rt_device *d, const rt_linear *products, uint32_t count)
 {
-    tuning *t = d->options.batch_invariant ? NULL : calloc(1, sizeof *t);
-    if (!t) return;
     rt_cuda__enter(d);
+    tuning *t = d->options.batch_invariant ? NULL : calloc(1, sizeof *t);
+    if (!t) {
+        do_each_once(d, products, count);
+        return;
+    }
     t->device = d;
     t->began_ns = rt_now_ns();
     for (int i = 0; i < 2; i++) rt_cuda__check(d, cudaEventCreate(&t->events[i]), "event");
@@ -226,6 +238,7 @@ void rt_cuda__tune(rt_device *d, const rt_linear *products, uint32_t count)
     tune_all(t);
     for (int i = 0; i < 2; i++)
         if (t->events[i]) cudaEventDestroy(t->events[i]);
-    say(t);
+    if (t->timed) say(t);
+    else do_each_once(d, products, count);
     free(t);
 }

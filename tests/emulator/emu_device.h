@@ -28,6 +28,8 @@ void help(cudaStream_t stream, const std::function<bool()> &is_needed);
 /* A device that failed fails every later call, as a real one does. */
 void break_device(int device, cudaError_t error);
 void count_launch(); /* of a kernel, also one of a library's */
+/* What a library keeps on a device for itself, as much as EMU_LIBRARIES says; false: it is given back. */
+void occupy(int device, bool is_taken);
 int stream_device(cudaStream_t stream);
 bool is_captured(cudaStream_t stream);
 

@@ -17,10 +17,10 @@ struct AtExit {
         if (!f) return;
         fprintf(f,
                 "{\"waits\": %llu, \"left_busy\": %llu, \"bytes_to_host\": %llu, \"copies_to_device\": %llu, "
-                "\"allocations\": %llu, \"launches\": %llu, \"graphs\": %llu}\n",
+                "\"allocations\": %llu, \"launches\": %llu, \"graphs\": %llu, \"memory_most\": %llu}\n",
                 counts.waits.load(), counts.left_busy.load(), counts.bytes_to_host.load(),
                 counts.copies_to_device.load(), counts.allocations.load(), counts.launches.load(),
-                counts.graphs.load());
+                counts.graphs.load(), counts.memory_most.load());
         fclose(f);
     }
 };

@@ -5,6 +5,7 @@
 #include "fake_cublaslt.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -85,6 +86,13 @@ std::vector<float> gather(const void *p, const Layout &l, bool sum_is_row, uint6
 uint32_t algos_count()
 {
     return (uint32_t)emu::setting("EMU_ALGOS", 1);
+}
+
+/* The first product on a device takes what the library keeps there. */
+void load(int device)
+{
+    static std::atomic<bool> is_loaded[64];
+    if (!is_loaded[device].exchange(true)) emu::occupy(device, true);
 }
 
 bool holds(const Layout &l)
@@ -237,6 +245,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
         return CUBLAS_STATUS_NOT_SUPPORTED;
     float alpha = *(const float *)alpha_at, beta = *(const float *)beta_at;
     uint64_t begin = (n + 5 * algo.number) % depth;
+    load(emu::stream_device(stream));
     cudaError_t error = emu::enqueue(stream, [=] {
         std::vector<float> rows = gather(a, la, p.transposes_a, m, depth);
         std::vector<float> columns = gather(b, lb, !p.transposes_b, n, depth);

@@ -18,7 +18,7 @@ cudaError_t remember(cudaError_t error); /* for cudaGetLastError; gives it back 
  * those of them behind which there was more. */
 struct Counts {
     std::atomic<unsigned long long> waits{0}, left_busy{0}, bytes_to_host{0}, copies_to_device{0},
-        allocations{0}, launches{0}, graphs{0};
+        allocations{0}, launches{0}, graphs{0}, memory_most{0}; /* of any device, at a time */
 };
 Counts &counts();
 

@@ -52,6 +52,20 @@ static std::map<uintptr_t, Allocation> allocations;
 static size_t used[emu::DEVICES_MAX];
 static unsigned long long allocations_ever;
 
+/* Under the lock. */
+static void use(int where, long long bytes)
+{
+    used[where] += (size_t)bytes;
+    if (used[where] > counts().memory_most) counts().memory_most = used[where];
+}
+
+void occupy(int where, bool is_taken)
+{
+    long long bytes = (long long)setting("EMU_LIBRARIES", 0);
+    std::lock_guard<std::mutex> lock(memory_lock);
+    use(where, is_taken ? bytes : -bytes);
+}
+
 static bool is_pinned(const void *p)
 {
     std::lock_guard<std::mutex> lock(memory_lock);
@@ -72,7 +86,7 @@ static cudaError_t allocate(void **out, size_t bytes, int where)
     if (!p) return remember(cudaErrorMemoryAllocation);
     memset(p, 0xff, bytes);
     allocations[(uintptr_t)p] = {bytes, where};
-    if (where >= 0) used[where] += bytes;
+    if (where >= 0) use(where, (long long)bytes);
     *out = p;
     return cudaSuccess;
 }
@@ -84,7 +98,7 @@ static cudaError_t release(void *p, bool pinned)
     auto found = allocations.find((uintptr_t)p);
     if (found == allocations.end() || (found->second.device < 0) != pinned)
         return remember(cudaErrorInvalidValue);
-    if (!pinned) used[found->second.device] -= found->second.bytes;
+    if (!pinned) use(found->second.device, -(long long)found->second.bytes);
     allocations.erase(found);
     free(p);
     return cudaSuccess;

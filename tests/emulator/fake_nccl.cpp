@@ -180,9 +180,19 @@ std::shared_ptr<Group> group_of(const char *id, int ranks)
 
 struct ncclComm {
     std::shared_ptr<Group> group;
-    int rank;
+    int rank, device = 0;
     cudaStream_t stream = nullptr;                          /* of its collectives */
     std::shared_ptr<bool> graphs = std::make_shared<bool>(); /* held by those in graphs, too */
+
+    ncclComm(const std::shared_ptr<Group> &of, int number) : group(of), rank(number)
+    {
+        cudaGetDevice(&device);
+        emu::occupy(device, true);
+    }
+    ~ncclComm()
+    {
+        emu::occupy(device, false);
+    }
 
     /* As NCCL does: until nothing of a graph that holds collectives is left. */
     bool are_graphs_gone() const
@@ -231,7 +241,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t *out, int ranks, ncclUniqueId id, int r
     if (rank == 0) shm_unlink(group->name.c_str()); /* all have it, or never will */
     if (!have_met) return ncclSystemError;
     group->begin_lending();
-    *out = new ncclComm{group, rank};
+    *out = new ncclComm(group, rank);
     return ncclSuccess;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm)
