@@ -3,6 +3,7 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdlib.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -231,9 +232,18 @@ uint32_t rt_server_http_port(const rt_server *s)
     return rt__http_port(s->http);
 }
 
+static rc_code check_lora_root(const char *root, rc_msg *msg)
+{
+    struct stat s;
+    if (!root || (!stat(root, &s) && S_ISDIR(s.st_mode))) return RC_OK;
+    return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg, "--lora-root '%.400s': expected a directory", root),
+                    msg, "lora-root");
+}
+
 rc_code rt_server_check(const rt_server_options *options, rc_msg *msg)
 {
     rt_tenants *t;
+    RC_TRY(check_lora_root(options->lora_root, msg));
     if (!options->tenants) return RC_OK;
     RC_TRY(rt__tenants_read(options->tenants, &t, msg));
     rt__tenants_free(t);

@@ -5,6 +5,7 @@ import pathlib
 import random
 import signal
 import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -477,6 +478,13 @@ class Ending(unittest.TestCase):
                 list(calls[-1])
             # gRPC resets a stream that it has not handed over yet.
             self.assertIn(caught.exception.code(), (Code.UNAVAILABLE, Code.CANCELLED))
+
+    def test_a_root_that_is_no_directory_stops_the_start(self):
+        for root in ("/nowhere", GRANITE / "config.json", ""):
+            done = subprocess.run([mica.build_dir() / "mica", "serve", GRANITE, "--lora-root", root],
+                                  capture_output=True, text=True, check=False)
+            self.assertEqual((done.returncode, done.stderr),
+                             (1, f"mica serve: --lora-root '{root}': expected a directory\n"))
 
     def test_a_port_is_not_shared(self):
         with serve.Server(GRANITE) as server:
