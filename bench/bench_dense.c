@@ -113,6 +113,22 @@ static void run_shape(bench *b, shape s, const filling *from)
     for (uint32_t i = 0; i < count; i++) rt_backend_cpu()->matrix_destroy(b->device, copies[i]);
 }
 
+static void nothing(void *arg, uint32_t part, uint32_t parts) { (void)arg, (void)part, (void)parts; }
+
+/* Seconds of a run of the pool in which there is nothing to do: what any op costs beyond its work. */
+static double time_barrier(rt_pool *pool)
+{
+    enum { RUNS = 100000 };
+    double best = 1e9;
+    for (int r = 0; r < ROUNDS; r++) {
+        double start = bench_seconds();
+        for (int i = 0; i < RUNS; i++) rt_pool_run(pool, nothing, NULL);
+        double seconds = (bench_seconds() - start) / RUNS;
+        if (seconds < best) best = seconds;
+    }
+    return best;
+}
+
 int main(int argc, char **argv)
 {
     bench b = {.array = rt_pages_alloc(bench_read_bytes())};
@@ -142,8 +158,8 @@ int main(int argc, char **argv)
     if (b.format) rt_quant_row(b.format, b.x, WIDTH_MAX, from->blocks);
     b.is_dot = strncmp(rt_backend_cpu()->describe(b.device), "avx512_bf16", 11) == 0;
     take_limits(&b);
-    printf("%s: limits %.1f GFLOP/s, %.2f GB/s\n", rt_backend_cpu()->describe(b.device), b.flops * 1e-9,
-           b.bytes * 1e-9);
+    printf("%s: limits %.1f GFLOP/s, %.2f GB/s; a run of the pool takes %.2f us\n",
+           rt_backend_cpu()->describe(b.device), b.flops * 1e-9, b.bytes * 1e-9, time_barrier(b.pool) * 1e6);
     printf("     K      N    T         ms  GFLOP/s    GB/s  %%flops  %%bytes  %%roofline\n");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) run_shape(&b, shapes[i], from);
     printf("limits at the end: %.1f GFLOP/s, %.2f GB/s\n", b.flops * 1e-9, b.bytes * 1e-9);
