@@ -1,8 +1,11 @@
-"""The CUDA plugin as nvcc built it: on a GPU where MICA_GPU is set, else on the emulated CUDA (tests/emulated)."""
+"""The CUDA plugin as nvcc built it, on the emulated CUDA (tests/emulated); with MICA_GPU=1 on a GPU. MICA_GPU may also
+be the command that runs it there, such as "compute-sanitizer --error-exitcode 9".
+"""
 import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import tempfile
 import time
@@ -13,7 +16,7 @@ import processes
 import test_gguf_types
 import test_golden
 
-GPU = bool(os.environ.get("MICA_GPU"))
+GPU = os.environ.get("MICA_GPU", "")
 PLUGIN = mica.build_dir() / "libmica_cuda.so"
 WITHOUT = "the plugin is not built" if not PLUGIN.exists() else ""
 CUDA = ["--device", "cuda"]
@@ -25,7 +28,7 @@ LISTS_OF_256 = ["--max-num-seqs", 8192, "--max-num-batched-tokens", 8192, "--max
 def on_cuda(**settings):
     """A start of mica.run_lines: EMU_... are told to the emulator."""
     def start(command):
-        prefix = [] if GPU else [str(mica.ROOT / "tests/emulated")]
+        prefix = [str(mica.ROOT / "tests/emulated")] if not GPU else [] if GPU == "1" else shlex.split(GPU)
         env = {**os.environ, "EMU_DEVICES": "4", **{k: str(v) for k, v in settings.items()}}
         done = subprocess.run([*prefix, *command], capture_output=True, timeout=mica.TIMEOUT_S,
                               stdin=subprocess.DEVNULL, env=env)
