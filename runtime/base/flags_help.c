@@ -11,7 +11,7 @@ static int usage_of(const rt_flag *f, char *out, size_t max)
     int n = snprintf(out, max, "%s%s%s--%s%s%s%s", f->alias ? "-" : "", f->alias ? f->alias : "",
                      f->alias ? ", " : "", is_truth && f->value ? f->value : "", f->name, is_truth ? "" : " ",
                      is_truth ? "" : f->value);
-    for (char *c = out; *c; c++)
+    for (char *c = strstr(out, "--"); *c && *c != ' '; c++) /* of the name, not of values */
         if (*c == '_') *c = '-';
     return n;
 }
