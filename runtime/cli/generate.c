@@ -40,10 +40,10 @@ static const rt_flag own[] = {
      "what the engine says, on stderr", 0, 0, NULL, NULL},
 };
 
-/* --seed and --require-activation are the engine's already, and mean the same for one request. */
+/* It is the engine's already, and means the same for one request. --seed is the request's, as in a batch. */
 static bool is_engine_flag(const char *name)
 {
-    return !strcmp(name, "seed") || !strcmp(name, "require_activation");
+    return !strcmp(name, "require_activation");
 }
 
 static const char *value_of(rt_completion_shape shape)

@@ -1,5 +1,6 @@
 """Request fields, refusals and the batch file itself."""
 import json
+import subprocess
 import unittest
 
 import mica
@@ -128,6 +129,13 @@ class Fields(unittest.TestCase):
         self.assertEqual(ids[0], ids[1])
         self.assertNotEqual(ids[0]["a"], ids[0]["b"])
         self.assertNotEqual(ids[0], ids[2])
+
+    def test_generate_prints_the_text_of_a_batch_line_with_the_same_fields(self):
+        text = choice(run([ask(temperature=1.5, seed=9, max_tokens=20)], GRANITE)[0])["text"]
+        command = [mica.build_dir() / "mica", "generate", "--model", GRANITE, "--dtype", "float32", "-p", PROMPT,
+                   "--temperature", "1.5", "--seed", "9", "--max-tokens", "20", "--ignore-eos"]
+        done = subprocess.run(command, capture_output=True, check=True)
+        self.assertEqual(done.stdout.decode(), text)
 
     def test_sampling_follows_the_distribution(self):
         answer = run([ask(prompt=[50], temperature=1, n=128, seed=1, max_tokens=1, logprobs=5,

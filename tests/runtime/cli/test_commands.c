@@ -73,6 +73,9 @@ static void every_help_fits_a_screen(void **state)
         if (lines > 40) fail_msg("%s: %zu lines", commands[i][0], lines);
         assert_true(lines > 3);
     }
+    assert_int_equal(MICA("run-batch", "--help"), 0);
+    assert_non_null(strstr(out_text, "  --quantization auto|none|q8_0|q4_0 "));
+    assert_non_null(strstr(out_text, "  -t, --threads N "));
     assert_int_equal(MICA("--version"), 0);
     assert_string_equal(out_text, "mica " MICA_VERSION "\n");
     assert_int_equal(MICA("bench", "latency", "--version"), 0);
@@ -90,8 +93,8 @@ static void flags_reach_the_engine(void **state)
                               "float32", "--max-model-len", "4K", "--block-size", "32",
                               "--kv-cache-memory-bytes", "2G", "--num-gpu-blocks-override", "99",
                               "--max-num-seqs", "7", "--max_num_batched_tokens", "64",
-                              "--no-enable-prefix-caching", "--scheduling-policy", "priority", "--seed",
-                              "18446744073709551615", "-t", "3", "--max-loras", "2", "--max-lora-rank", "128",
+                              "--no-enable-prefix-caching", "--scheduling-policy", "priority", "-t", "3",
+                              "--max-loras", "2", "--max-lora-rank", "128",
                               "--require-activation", "--cpu-kernels", "portable", "--enable-lora",
                               "--enable-chunked-prefill", "--enforce-eager", "--disable-log-stats",
                               "--gpu-memory-utilization", "0.9", "--swap-space", "4", "--max-cpu-loras", "3",
@@ -107,11 +110,12 @@ static void flags_reach_the_engine(void **state)
     assert_int_equal(o->num_gpu_blocks, 99);
     assert_int_equal(o->max_num_seqs, 7);
     assert_int_equal(o->max_num_batched_tokens, 64);
-    assert_true(o->seed == UINT64_MAX);
     assert_int_equal(o->threads, 3);
     assert_int_equal(o->max_loras, 2);
     assert_int_equal(o->max_lora_rank, 128);
     assert_string_equal(o->kv_cache_dtype, "auto");
+    assert_int_equal(MICA("bench", "latency", "--model", "base", "--seed", "18446744073709551615"), 0);
+    assert_true(o->seed == UINT64_MAX);
     static char *const int8[] = {"int8", "int8_per_token_head"};
     for (int i = 0; i < 2; i++) {
         assert_int_equal(GENERATE("-p", "x", "--kv-cache-dtype", int8[i]), 0);
@@ -148,7 +152,7 @@ static void what_this_build_lacks_is_refused_in_one_line(void **state)
                                      {"--tokenizer", "other"},   {"--block-size", "24"},
                                      {"--dtype", "float16"},     {"--max-num-seqs", "0"},
                                      {"--max-model-len", "-5"},  {"--threads", "0"},
-                                     {"--no-such-flag", "1"},    {"--seed", "-1"},
+                                     {"--no-such-flag", "1"},    {"--seed", "1.5"},
                                      {"--gpu-memory-utilization", "0"}};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         assert_int_equal(GENERATE("-p", "x", flags[i][0], flags[i][1]), 1);
