@@ -323,6 +323,7 @@ void rt__generate_request_explain(rc_msg *msg)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(msg->param, names[i][0])) continue;
         rc_msg told = *msg;
+        if (!strncmp(told.text, names[i][1], strlen(names[i][1]))) return;
         rc_fail(RC_INVALID_ARGUMENT, msg, "%s: %.500s", names[i][1], told.text);
         rc_about(RC_INVALID_ARGUMENT, msg, names[i][1]);
         return;

@@ -38,7 +38,7 @@ RC_MUST_CHECK rc_code rt__generate_request_decode(rt_generate_request *r, const 
                                                   size_t bytes, uint32_t vocab, rc_msg *msg);
 void rt__generate_request_deinit(rt_generate_request *r);
 
-/* mica_submit() speaks of its own fields: puts the path of the message's field in front. */
+/* mica_submit() speaks of its own fields: puts the path of the message's in front, unless it is there. */
 void rt__generate_request_explain(rc_msg *msg);
 
 #endif

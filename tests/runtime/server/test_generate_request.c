@@ -251,6 +251,9 @@ static void the_engines_refusals_name_the_messages_field(void **state)
     rt__generate_request_explain(&msg);
     assert_string_equal(msg.text, "stopping.max_new_tokens: too many");
     assert_string_equal(msg.param, "stopping.max_new_tokens");
+    rc_about(rc_fail(RC_INVALID_ARGUMENT, &msg, "prompt is empty"), &msg, "prompt");
+    rt__generate_request_explain(&msg);
+    assert_string_equal(msg.text, "prompt is empty");
     rc_fail(RC_RESOURCE_EXHAUSTED, &msg, "no room");
     rt__generate_request_explain(&msg);
     assert_string_equal(msg.text, "no room");
