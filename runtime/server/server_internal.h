@@ -55,12 +55,14 @@ void rt__generation_written(rpc_call *c);
 void rt__generation_closed(rpc_call *c, bool cancelled);
 void rt__generation_freed(void *generation);
 void rt__generation_event(rt_server *s, const mica_event *e); /* the poller's */
-void rt__generations_send_due(rt_server *s, int64_t now_ns); /* the poller's: what was deferred until then */
 bool rt__generations_left(rt_server *s);
 void rt__generations_abort(rt_server *s, const rt_caller *caller, const char *request_id, size_t bytes);
 /* The adapter that it waited for is there, or not; on a thread of the jobs. */
 void rt__generation_loaded(rt_generation *g, rc_code code, const rc_msg *msg);
 void rt__generations_admit(rt_server *s); /* gives the engine those whose turn it is */
+
+/* generation_send.c */
+void rt__generations_send_due(rt_server *s, int64_t now_ns); /* the poller's: what was deferred until then */
 
 /* service_control.c */
 void rt__get_server_info(rpc_call *c, void *server);
