@@ -45,8 +45,8 @@ find_library(MICA_NCCL nccl NAMES nccl libnccl.so.2 PATHS ${places} PATH_SUFFIXE
              ../nccl/lib NO_DEFAULT_PATH)
 function(mica_cuda_plugin)
     mica_cuda_objects(objects paged_kv/kv_write_cuda.cu paged_kv/paged_attn_cuda.cu paged_kv/paged_attn_cuda_plain.cu
-                      adapters/lora_cuda.cu runtime/backend/cuda_ops.cu runtime/backend/cuda_pick.cu
-                      runtime/backend/cuda_quant.cu runtime/backend/cuda_sum.cu)
+                      adapters/lora_cuda.cu runtime/backend/cuda_few.cu runtime/backend/cuda_ops.cu
+                      runtime/backend/cuda_pick.cu runtime/backend/cuda_quant.cu runtime/backend/cuda_sum.cu)
     add_library(mica_cuda MODULE ${objects}
         adapters/lora_cuda_plan.c
         paged_kv/paged_attn_cuda_plan.c

@@ -67,6 +67,16 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t *r, const void *row)
                  : "memory");
 }
 
+/* 16 bytes, 16-byte aligned, that nobody writes meanwhile and this block does not read again. */
+__device__ __forceinline__ uint4 load_once16(const uint4 *global)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(global));
+    return v;
+}
+
 /* 16 bytes from global to shared memory, both 16-byte aligned; there once its group has been waited for. */
 __device__ __forceinline__ void cp_async16(void *shared, const void *global)
 {

@@ -110,8 +110,24 @@ cublasStatus_t rt_cuda__algos(rt_device *d, const rt_linear *l, size_t x_stride,
 void rt_cuda__keep_algo(const rt_linear *l, const cublasLtMatmulAlgo_t *algo)
 {
     rt_cuda_shape *shape = l->weight->shapes[l->bias != NULL];
-    shape->algos[l->rows] = *algo;
+    if (l->rows <= RT_CUDA_FEW_ROWS) shape->takes_few[l->rows] = !algo;
+    if (algo) shape->algos[l->rows] = *algo;
     shape->alignments[l->rows] = alignment_of(l);
+}
+
+static void multiply_few(rt_device *d, const rt_linear *l, const void *x, size_t x_stride)
+{
+    const rt_matrix *w = l->weight;
+    rt_cuda_few p = {.w = w->data,
+                     .w_stride = w->stride,
+                     .x = x,
+                     .x_stride = x_stride,
+                     .bias = l->bias,
+                     .y = l->y,
+                     .y_stride = l->y_stride,
+                     .n = w->n,
+                     .k = w->k};
+    rt_cuda__check(d, rt_cuda_few_multiply(&p, l->rows, w->stored == RC_BF16, d->stream), "product");
 }
 
 cublasStatus_t rt_cuda__multiply_by(rt_device *d, const rt_linear *l, const void *x, size_t x_stride,
@@ -119,6 +135,10 @@ cublasStatus_t rt_cuda__multiply_by(rt_device *d, const rt_linear *l, const void
 {
     const float one = 1, zero = 0;
     blas_product p;
+    if (!algo) {
+        multiply_few(d, l, x, x_stride);
+        return CUBLAS_STATUS_SUCCESS;
+    }
     cublasStatus_t s = describe(l, x_stride, &p);
     if (s) return s;
     return cublasLtMatmul(d->blas, &p.desc, &one, l->weight->data, &p.w, x, &p.x, &zero, l->y, &p.y, l->y,
@@ -129,6 +149,8 @@ cublasStatus_t rt_cuda__multiply(rt_device *d, const rt_linear *l, const void *x
 {
     const rt_cuda_shape *shape = l->weight->shapes[l->bias != NULL];
     uint8_t known = shape->alignments[l->rows];
+    if (l->rows <= RT_CUDA_FEW_ROWS && shape->takes_few[l->rows])
+        return rt_cuda__multiply_by(d, l, x, x_stride, NULL);
     if (!known || alignment_of(l) < known) {
         cublasLtMatmulAlgo_t algo;
         uint32_t count;

@@ -3,6 +3,7 @@
  *     cuda.c           the plugin, open and close      cuda_upload.c    pinned stages
  *     cuda_matrix.c    weights, their products         cuda_adapters.c  slots
  *     cuda_blas.c      products by cuBLASLt            cuda_tune.c      by which of its algorithms
+ *     cuda_few.cu      those with few rows of x
  *     cuda_step.c      the step's descriptor and ops   cuda_group.c     ranks, by NCCL
  *     cuda_sum.c       their sums                      cuda_ops.cu      row kernels
  *
@@ -22,6 +23,7 @@
 #include "adapters/lora_cuda.h"
 #include "paged_kv/paged_attn_cuda.h"
 #include "runtime/backend/backend.h"
+#include "runtime/backend/cuda_few.h"
 #include "runtime/backend/cuda_ops.h"
 #include "runtime/backend/cuda_pick.h"
 #include "runtime/backend/cuda_quant.h"
@@ -89,6 +91,7 @@ typedef struct rt_cuda_shape {
     bool has_bias;
     uint8_t *alignments;         /* [rows_max + 1], and of a tile's rows: of y, at least; 0: not known yet */
     cublasLtMatmulAlgo_t *algos; /* [rows_max + 1] */
+    bool takes_few[RT_CUDA_FEW_ROWS + 1]; /* of so many rows: by our own kernel instead */
 } rt_cuda_shape;
 
 struct rt_matrix { /* row-major, rows `stride` elements apart */
@@ -223,6 +226,7 @@ void rt_cuda__shapes_destroy(rt_device *d);
 /* What cuBLASLt's heuristic proposes, at most `most`, the best by its estimate first. */
 cublasStatus_t rt_cuda__algos(rt_device *d, const rt_linear *l, size_t x_stride, uint32_t most,
                               cublasLtMatmulAlgo_t *out, uint32_t *count);
+/* algo, here and below: NULL for cuda_few.h's. */
 cublasStatus_t rt_cuda__multiply_by(rt_device *d, const rt_linear *l, const void *x, size_t x_stride,
                                     const cublasLtMatmulAlgo_t *algo);
 /* From now on for as many rows as l has. */

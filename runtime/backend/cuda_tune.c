@@ -1,6 +1,6 @@
-/* Before the first step: which of cuBLASLt's algorithms is the quickest for each shape of the model's
- * products and each number of rows that steps will often have. All that is proposed is tried, on the weights
- * themselves. */
+/* Before the first step: which of cuBLASLt's algorithms, or for few rows our own kernel, is the quickest for
+ * each shape of the model's products and each number of rows that steps will often have. All are tried, on
+ * the weights themselves. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -8,14 +8,15 @@
 #include "runtime/base/clock.h"
 
 enum {
-    SHAPES_MAX = 32,  /* any more are left to the heuristic */
+    SHAPES_MAX = 32, /* any more are left to the heuristic */
+    WAYS_MAX = RT_CUDA_ALGOS + 1,
     MATRICES_MAX = 8, /* of a shape, one after the other, so that none is in the cache from the time before */
     ROUNDS = 3,       /* of which the best counts */
     SEQUENCE_US = 500 /* of products that are timed together, where there are matrices enough */
 };
-static const int64_t BUDGET_NS = 2000000000; /* for all; what is not come to is left to the heuristic */
-static const float NOISE = 0.02f;            /* nearer to the heuristic's first none is quicker */
-static const float SLOW = 1.5f;              /* times the quickest: is not tried again */
+static const double BUDGET_MS = 2000; /* of the device's time; what is not come to is left to the heuristic */
+static const float NOISE = 0.02f;     /* nearer to the heuristic's first none is quicker */
+static const float SLOW = 1.5f;       /* times the quickest: is not tried again */
 
 /* Products of one shape. */
 typedef struct tuned_shape {
@@ -28,6 +29,7 @@ typedef struct tuned_shape {
 typedef struct tuning {
     rt_device *device;
     int64_t began_ns;
+    double spent_ms; /* by the device */
     cudaEvent_t events[2];
     uint32_t timed; /* of a shape and a number of rows */
     uint32_t count;
@@ -103,7 +105,7 @@ static const void *x_of(const rt_device *d, const rt_linear *l, size_t *stride)
 }
 
 /* Of the first `count` products one after the other; INFINITY: it can't be done so. */
-static float milliseconds_of(const tuning *t, const tuned_shape *s, uint32_t rows, uint32_t count,
+static float milliseconds_of(tuning *t, const tuned_shape *s, uint32_t rows, uint32_t count,
                              const cublasLtMatmulAlgo_t *algo)
 {
     rt_device *d = t->device;
@@ -122,12 +124,12 @@ static float milliseconds_of(const tuning *t, const tuned_shape *s, uint32_t row
     rt_cuda__wait(d, t->events[1]);
     if (!status && !d->has_failed)
         rt_cuda__check(d, cudaEventElapsedTime(&ms, t->events[0], t->events[1]), "products");
+    if (ms < INFINITY) t->spent_ms += (double)ms;
     return ms;
 }
 
 /* How many products to time together. Each algorithm was tried, so its kernel is loaded. */
-static uint32_t sequence_of(const tuning *t, const tuned_shape *s, uint32_t rows,
-                            const cublasLtMatmulAlgo_t *algo)
+static uint32_t sequence_of(tuning *t, const tuned_shape *s, uint32_t rows, const cublasLtMatmulAlgo_t *algo)
 {
     float wanted = SEQUENCE_US * 1e-3f / milliseconds_of(t, s, rows, 1, algo);
     return wanted < 1 ? 1 : wanted < (float)s->count ? (uint32_t)wanted : s->count;
@@ -144,49 +146,52 @@ static uint32_t quickest_of(const float *ms, uint32_t count)
     return ms[best] < (1 - NOISE) * ms[first] ? best : first;
 }
 
-/* The number of the algorithm to take; `count`: none can be used. */
-static uint32_t choose(const tuning *t, const tuned_shape *s, uint32_t rows,
-                       const cublasLtMatmulAlgo_t *algos, uint32_t count)
+/* The number of the one to take; `count`: none can be used. */
+static uint32_t choose(tuning *t, const tuned_shape *s, uint32_t rows,
+                       const cublasLtMatmulAlgo_t *const *algos, uint32_t count)
 {
-    float once[RT_CUDA_ALGOS], best[RT_CUDA_ALGOS];
+    float once[WAYS_MAX], best[WAYS_MAX];
     for (uint32_t i = 0; i < count; i++) {
-        once[i] = milliseconds_of(t, s, rows, 1, &algos[i]);
+        once[i] = milliseconds_of(t, s, rows, 1, algos[i]);
         best[i] = INFINITY;
     }
     uint32_t chosen = quickest_of(once, count);
     if (once[chosen] == INFINITY) return count;
-    uint32_t sequence = sequence_of(t, s, rows, &algos[chosen]);
+    uint32_t sequence = sequence_of(t, s, rows, algos[chosen]);
     for (int round = 0; round < ROUNDS; round++) {
         for (uint32_t i = 0; i < count; i++) {
             if (once[i] == INFINITY || (round && best[i] > SLOW * best[chosen])) continue;
-            best[i] = fminf(best[i], milliseconds_of(t, s, rows, sequence, &algos[i]));
+            best[i] = fminf(best[i], milliseconds_of(t, s, rows, sequence, algos[i]));
         }
         chosen = quickest_of(best, count);
     }
     return chosen;
 }
 
-/* Whether there was anything to choose. */
-static bool tune_shape(const tuning *t, const tuned_shape *s, uint32_t rows)
+/* Whether there was anything to choose, which is so where cuBLASLt itself has a choice. */
+static bool tune_shape(tuning *t, const tuned_shape *s, uint32_t rows)
 {
     rt_device *d = t->device;
-    cublasLtMatmulAlgo_t algos[RT_CUDA_ALGOS];
-    uint32_t count = 0, chosen = 0;
+    cublasLtMatmulAlgo_t found[RT_CUDA_ALGOS];
+    const cublasLtMatmulAlgo_t *algos[WAYS_MAX];
+    uint32_t count, ways, chosen = 0;
     rt_linear l = s->products[0];
     size_t stride;
     if (rows < s->rows_min || rows > l.rows || s->shape->alignments[rows]) return false;
     l.rows = rows;
     (void)x_of(d, &l, &stride);
-    if (rt_cuda__algos(d, &l, stride, RT_CUDA_ALGOS, algos, &count)) return false;
-    if (count > 1) chosen = choose(t, s, rows, algos, count);
-    if (chosen < count && !d->has_failed) rt_cuda__keep_algo(&l, &algos[chosen]);
+    if (rt_cuda__algos(d, &l, stride, RT_CUDA_ALGOS, found, &count)) return false;
+    for (ways = 0; ways < count; ways++) algos[ways] = &found[ways];
+    if (rt_cuda_few_takes(rows)) algos[ways++] = NULL;
+    if (count > 1) chosen = choose(t, s, rows, algos, ways);
+    if (chosen < ways && !d->has_failed) rt_cuda__keep_algo(&l, algos[chosen]);
     return count > 1;
 }
 
 static void tune_rows(tuning *t, uint32_t rows)
 {
     for (uint32_t i = 0; i < t->count && !t->device->has_failed; i++)
-        if (rt_now_ns() - t->began_ns < BUDGET_NS) t->timed += tune_shape(t, &t->shapes[i], rows);
+        if (t->spent_ms < BUDGET_MS) t->timed += tune_shape(t, &t->shapes[i], rows);
 }
 
 /* Of steps with prompts as many as there can be, and of decoding all that graphs are made of: the doubles
@@ -238,7 +243,9 @@ void rt_cuda__tune(rt_device *d, const rt_linear *products, uint32_t count)
     tune_all(t);
     for (int i = 0; i < 2; i++)
         if (t->events[i]) cudaEventDestroy(t->events[i]);
-    if (t->timed) say(t);
-    else do_each_once(d, products, count);
+    if (t->timed)
+        say(t);
+    else
+        do_each_once(d, products, count);
     free(t);
 }

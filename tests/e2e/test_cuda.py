@@ -163,7 +163,8 @@ class LikeTheCpu(Comparison):
 
 @unittest.skipIf(WITHOUT or GPU, WITHOUT or "the emulator's")
 class Products(Comparison):
-    """cuBLASLt has several algorithms, which give other bits, and one of which refuses: the quickest are taken."""
+    """cuBLASLt has several algorithms, which give other bits, and one of which refuses: the quickest are taken, and our
+    own kernel where there are few rows."""
 
     def answers(self, algos, *flags):
         folder = mica.GOLDEN / "granite"
@@ -174,7 +175,7 @@ class Products(Comparison):
     def test_like_the_cpu(self):
         start = on_cuda(EMU_ALGOS=5)
         for more in ([], ["-tp", 2], ["--enforce-eager"], ["--quantization", "q8_0"]):
-            self.compare(self.bodies("timed", 6), ["--max-num-seqs", 4, *more], start=start)
+            self.compare(self.bodies("timed", 14), ["--max-num-seqs", 12, *more], start=start)
 
     def test_quantised_weights_in_pieces(self):
         few = ["--dtype", "bfloat16", "--quantization", "q8_0", "--max-num-seqs", 4]

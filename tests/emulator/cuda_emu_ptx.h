@@ -73,6 +73,11 @@ static inline void ldmatrix_x4_trans(uint32_t *r, const void *row)
     }
 }
 
+static inline uint4 load_once16(const uint4 *global)
+{
+    return *global;
+}
+
 static inline void cp_async16(void *shared, const void *global)
 {
     emu::Fiber *f = emu::block->current;
