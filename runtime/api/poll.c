@@ -4,7 +4,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "adapters/activation.h"
 #include "runtime/api/mica_internal.h"
 
 /* ---- handing over; the lock is held ---- */
