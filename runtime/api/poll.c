@@ -1,6 +1,4 @@
 #include <errno.h>
-#include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
