@@ -74,6 +74,18 @@ static rc_code read_flags(const rt_launch_flags *f, rt_launch *l, rc_msg *msg)
     return RC_OK;
 }
 
+/* What flags say by themselves, whether or not they are needed. */
+static rc_code check_flags(const rt_launch_flags *f, rc_msg *msg)
+{
+    if (f->master_port > UINT16_MAX)
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "--master-port is %u, expected at most %u", f->master_port,
+                       UINT16_MAX);
+    if (f->node_rank && !f->nnodes)
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "--node-rank is %u, expected --nnodes beside it",
+                       f->node_rank);
+    return RC_OK;
+}
+
 static rc_code find_process(const rt_launch_flags *f, char *const *environment, rt_launch *l, rc_msg *msg)
 {
     if (f->nnodes) return read_flags(f, l, msg);
@@ -143,6 +155,7 @@ static rc_code find_address(const rt_launch_flags *f, char *const *environment, 
 rc_code rt_launch_find(const rt_launch_flags *flags, char *const *environment, rt_launch *out, rc_msg *msg)
 {
     rt_launch l = {.processes = 1, .by = ""};
+    RC_TRY(check_flags(flags, msg));
     RC_TRY(find_process(flags, environment, &l, msg));
     if (l.processes > 1) RC_TRY(find_address(flags, environment, &l, msg));
     *out = l;

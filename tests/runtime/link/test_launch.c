@@ -93,7 +93,7 @@ static void what_makes_no_sense_is_refused_by_name(void **state)
 {
     (void)state;
     rt_launch_flags none = {0}, high = {.nnodes = 2, .node_rank = 2}, lost = {.nnodes = 2};
-    rt_launch_flags many = {.nnodes = 4096};
+    rt_launch_flags many = {.nnodes = 4096}, alone = {.node_rank = 1}, far = {.master_port = 70000};
     char *const *empty = ENVIRONMENT("A=1");
     refused(&none, ENVIRONMENT("RANK=x", "WORLD_SIZE=4"), "RANK is 'x', expected 0 to 3");
     refused(&none, ENVIRONMENT("RANK=4", "WORLD_SIZE=4"), "RANK is '4', expected 0 to 3");
@@ -106,6 +106,8 @@ static void what_makes_no_sense_is_refused_by_name(void **state)
             "MASTER_ADDR");
     refused(&high, empty, "--node-rank is 2, expected below --nnodes 2");
     refused(&many, empty, "--nnodes is 4096, expected at most 1024");
+    refused(&alone, empty, "--node-rank is 1, expected --nnodes beside it");
+    refused(&far, empty, "--master-port is 70000, expected at most 65535");
     refused(&lost, empty, "--nnodes says that there are 2 processes, but not where process 0 is: expected "
                           "--master-addr or MASTER_ADDR");
 }
