@@ -1,4 +1,3 @@
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -161,71 +160,5 @@ rc_code mica_adapter_list(const mica *m, mica_adapter **out, size_t *count, rc_m
     if (!list) return rc_fail(RC_RESOURCE_EXHAUSTED, err, "no memory for the list of adapters");
     qsort(list, *count, sizeof *list, by_name);
     *out = list;
-    return RC_OK;
-}
-
-/* ---- random adapters, for benchmarks ---- */
-
-static float next_random(uint64_t *state, float gain)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return ((float)(*state >> 40) * 0x1p-23f - 1.0f) * gain;
-}
-
-static uint16_t *random_matrix(size_t count, float gain, uint64_t *state, uint16_t **at)
-{
-    uint16_t *matrix = *at;
-    for (size_t i = 0; i < count; i++) matrix[i] = rc_f32_to_bf16(next_random(state, gain));
-    *at += count;
-    return matrix;
-}
-
-static bool wanted(const adapter_module *module, bool qkv_only)
-{
-    return !qkv_only || module->linear == RT_LINEAR_QKV;
-}
-
-rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only, bool alora,
-                                uint64_t seed, adapter_weights **out, rc_msg *msg)
-{
-    size_t elements = 0, count = 0;
-    if (!rank || rank > shape->rank_max)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "rank must be in [1, %u] (--max-lora-rank), got %u",
-                       shape->rank_max, rank);
-    for (uint32_t i = 0; i < shape->modules_count; i++) {
-        const adapter_module *module = &shape->modules[i];
-        if (!wanted(module, qkv_only)) continue;
-        elements += ((size_t)module->in + module->out) * rank * shape->layers;
-        count += shape->layers;
-    }
-    adapter_weights *w = calloc(1, sizeof *w);
-    adapter_delta *deltas = calloc(count, sizeof *deltas);
-    uint16_t *at = malloc(elements * sizeof *at), *storage = at;
-    if (!w || !deltas || !at) {
-        free(w);
-        free(deltas);
-        free(at);
-        return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for an adapter of %zu bytes",
-                       elements * sizeof *at);
-    }
-    *w = (adapter_weights){ .kind = alora ? ADAPTER_ALORA : ADAPTER_LORA, .rank_max = rank, .deltas = deltas,
-                            .bytes = elements * sizeof *at, .storage = storage };
-    for (uint32_t layer = 0; layer < shape->layers; layer++)
-        for (uint32_t i = 0; i < shape->modules_count; i++) {
-            const adapter_module *module = &shape->modules[i];
-            if (!wanted(module, qkv_only)) continue;
-            adapter_delta *d = &deltas[w->deltas_count++];
-            *d = (adapter_delta){.layer = layer,
-                                 .linear = module->linear,
-                                 .in = module->in,
-                                 .out = module->out,
-                                 .out_offset = module->out_offset,
-                                 .rank = rank,
-                                 .scaling = 1,
-                                 .dtype = RC_BF16};
-            d->a = random_matrix((size_t)rank * module->in, 1 / sqrtf((float)module->in), &seed, &at);
-            d->b = random_matrix((size_t)rank * module->out, 0.5f / sqrtf((float)rank), &seed, &at);
-        }
-    *out = w;
     return RC_OK;
 }

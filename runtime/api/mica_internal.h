@@ -144,6 +144,8 @@ void mica__forget_if_over(mica *m, rt_request *r); /* frees it once everybody is
 
 /* runtime/api/adapters.c */
 adapter_content *mica__find_name(const mica *m, const char *name); /* lock held */
+
+/* runtime/api/synthetic.c */
 RC_MUST_CHECK rc_code mica__synthetic_weights(const adapter_shape *shape, uint32_t rank, bool qkv_only,
                                               bool alora, uint64_t seed, adapter_weights **out, rc_msg *msg);
 
