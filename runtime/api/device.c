@@ -54,7 +54,7 @@ rc_code mica__device_choose(const mica_options *o, mica__device *out, rc_msg *ms
     }
     if (strcmp(name, "cuda"))
         return rc_about(
-            rc_fail(RC_INVALID_ARGUMENT, msg, "--device must be auto, cpu or cuda, got '%s'", name), msg,
+            rc_fail(RC_INVALID_ARGUMENT, msg, "--device must be auto, cpu or cuda, got '%.100s'", name), msg,
             "--device");
     rc_msg why;
     rc_code code = open_cuda(o, out, &why);

@@ -200,7 +200,7 @@ static rc_code choose_blocks(const mica_options *o, const mica__device *device,
     uint32_t element_bytes = p->info.dtype == RC_F32 ? 4 : 2;
     if (o->kv_cache_dtype && strcmp(o->kv_cache_dtype, "auto")) {
         if (strcmp(o->kv_cache_dtype, "int8")) {
-            rc_fail(RC_INVALID_ARGUMENT, msg, "--kv-cache-dtype must be auto or int8, got '%s'",
+            rc_fail(RC_INVALID_ARGUMENT, msg, "--kv-cache-dtype must be auto or int8, got '%.100s'",
                     o->kv_cache_dtype);
             return rc_about(RC_INVALID_ARGUMENT, msg, "--kv-cache-dtype");
         }
@@ -252,7 +252,7 @@ static rc_code choose_quantization(const mica_options *o, const rt_quant **out, 
     if (!name || !strcmp(name, "auto") || !strcmp(name, "none")) return RC_OK;
     if (!strcmp(name, "q8_0") || !strcmp(name, "q4_0")) *out = rt_quant_named(name);
     if (*out) return RC_OK;
-    rc_fail(RC_INVALID_ARGUMENT, msg, "--quantization must be auto, q8_0 or q4_0, got '%s'", name);
+    rc_fail(RC_INVALID_ARGUMENT, msg, "--quantization must be auto, q8_0 or q4_0, got '%.100s'", name);
     return rc_about(RC_INVALID_ARGUMENT, msg, "--quantization");
 }
 
@@ -262,7 +262,7 @@ static rc_code choose_dtype(const mica_options *o, rt_model_options *model, rc_m
     if (model->dtype_auto) return RC_OK;
     model->dtype = !strcmp(o->dtype, "float32") ? RC_F32 : RC_BF16;
     if (model->dtype == RC_F32 || !strcmp(o->dtype, "bfloat16")) return RC_OK;
-    rc_fail(RC_INVALID_ARGUMENT, msg, "--dtype must be auto, float32 or bfloat16, got '%s'", o->dtype);
+    rc_fail(RC_INVALID_ARGUMENT, msg, "--dtype must be auto, float32 or bfloat16, got '%.100s'", o->dtype);
     return rc_about(RC_INVALID_ARGUMENT, msg, "--dtype");
 }
 

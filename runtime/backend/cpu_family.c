@@ -100,7 +100,7 @@ rc_code rt_cpu_family_choose(const char *name, const rt_kernels **out, rc_msg *m
     }
     if (!is_known(name))
         return rc_about(rc_fail(RC_INVALID_ARGUMENT, msg,
-                                "kernels '%s' are unknown; expected auto, portable, "
+                                "kernels '%.100s' are unknown; expected auto, portable, "
                                 "avx2, avx512 or avx512_bf16",
                                 name),
                         msg, "kernels");

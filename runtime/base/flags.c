@@ -84,17 +84,16 @@ static rc_code fail_unknown(const parse *p, const char *arg)
     for (size_t s = 0; names && s < p->sets_count; s++)
         for (size_t i = 0; i < p->sets[s].count; i++) names[at++] = p->sets[s].flags[i].name;
     if (names) nearest = rt_nearest(typed, names, count);
-    rc_code code = nearest ? rc_fail(RC_INVALID_ARGUMENT, p->msg, "unknown flag '%s'; the nearest is '--%s'",
-                                     arg, nearest)
-                           : rc_fail(RC_INVALID_ARGUMENT, p->msg, "unknown flag '%s'", arg);
+    rc_fail(RC_INVALID_ARGUMENT, p->msg, "unknown flag '%.200s'%s%s%s", arg,
+            nearest ? "; the nearest is '--" : "", nearest ? nearest : "", nearest ? "'" : "");
     free(names);
-    return code;
+    return RC_INVALID_ARGUMENT;
 }
 
 static rc_code fail_value(const parse *p, const rt_flag *f, const char *value, const char *expected)
 {
-    rc_code code = rc_fail(RC_INVALID_ARGUMENT, p->msg, "--%s '%s': expected %s", f->name, value, expected);
-    return rc_about(code, p->msg, f->name);
+    rc_fail(RC_INVALID_ARGUMENT, p->msg, "--%s '%.200s': expected %s", f->name, value, expected);
+    return rc_about(RC_INVALID_ARGUMENT, p->msg, f->name);
 }
 
 static rc_code set_number(const parse *p, const match *m, const char *value)
@@ -223,7 +222,7 @@ rc_code rt_flags_parse(const rt_flag_set *sets, size_t sets_count, int argc, cha
             are_flags_over = true;
             p.at++;
         } else if (are_flags_over || arg[0] != '-' || !arg[1]) {
-            if (!rest) return rc_fail(RC_INVALID_ARGUMENT, msg, "unexpected '%s': expected a flag", arg);
+            if (!rest) return rc_fail(RC_INVALID_ARGUMENT, msg, "unexpected '%.200s': expected a flag", arg);
             RC_TRY(rt_texts_add(rest, arg, msg));
             p.at++;
         } else if (find(&p, arg, &m)) {

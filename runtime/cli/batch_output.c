@@ -14,7 +14,7 @@ enum { LINE_BYTES_MAX = 1 << 30 }; /* answers may be far longer than requests */
 
 static rc_code fail_system(const char *what, const char *path, rc_msg *msg)
 {
-    return rc_fail(RC_INTERNAL, msg, "%s '%s': %s", what, path, strerror(errno));
+    return rc_fail(RC_INTERNAL, msg, "%s '%.400s': %s", what, path, strerror(errno));
 }
 
 static bool is_stdout(const rt_batch_output *o)
@@ -87,7 +87,7 @@ static bool may_be_torn(const char *line, size_t bytes)
 static rc_code fail_foreign(const rt_batch_output *o, uint64_t number, rc_msg *msg)
 {
     return rc_fail(RC_INVALID_ARGUMENT, msg,
-                   "'%s' line %llu is no batch answer; expected what an earlier run wrote", o->path,
+                   "'%.400s' line %llu is no batch answer; expected what an earlier run wrote", o->path,
                    (unsigned long long)number);
 }
 
@@ -157,14 +157,14 @@ rc_code rt__batch_output_check(rt_batch_output *o, const char *path, bool resume
     if (stat(path, &output) != 0)
         return errno == ENOENT ? check_new(path, msg) : fail_system("cannot write", path, msg);
     if (S_ISDIR(output.st_mode))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "cannot write '%s': it is a directory", path);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "cannot write '%.400s': it is a directory", path);
     if (access(path, W_OK) != 0) return fail_system("cannot write", path, msg);
     if (S_ISREG(output.st_mode) && fstat(input_fd, &input) == 0 && input.st_dev == output.st_dev &&
         input.st_ino == output.st_ino)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "-o '%s' is the input file: expected another", path);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "-o '%.400s' is the input file: expected another", path);
     if (!resume) return RC_OK;
     if (!S_ISREG(output.st_mode))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "--resume: '%s' is not a regular file", path);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "--resume: '%.400s' is not a regular file", path);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fail_system("cannot read", path, msg);
     rc_code code = scan(o, fd, -1, ids, msg);
@@ -234,7 +234,7 @@ rc_code rt__batch_output_write(rt_batch_output *o, const char *line, size_t byte
     rc_code code = fail_system("cannot write", o->path, msg);
     struct stat s;
     if (done && fstat(o->fd, &s) == 0 && S_ISREG(s.st_mode) && ftruncate(o->fd, s.st_size - (off_t)done) != 0)
-        rc_fail(code, msg, "cannot write '%s', and its last line is torn", o->path);
+        rc_fail(code, msg, "cannot write '%.400s', and its last line is torn", o->path);
     return code;
 }
 

@@ -173,7 +173,7 @@ int rt_command_bench(int argc, char **argv)
         return bench(name[0] == 't', argc - 1, argv + 1);
     if (!strcmp(name, "serve")) return rt__bench_serve(argc - 1, argv + 1);
     FILE *out = strcmp(name, "--help") && strcmp(name, "-h") ? stderr : stdout;
-    if (out == stderr) fprintf(out, "mica bench: '%s': expected latency, throughput or serve\n", name);
+    if (out == stderr) fprintf(out, "mica bench: '%.60s': expected latency, throughput or serve\n", name);
     if (out == stdout)
         fprintf(out, "usage: mica bench latency    --model DIR [flags]   one batch at a time\n"
                      "       mica bench throughput --model DIR [flags]   all at once\n"

@@ -31,7 +31,7 @@ static int fail_unknown(const char *name)
 {
     const char *names[COMMANDS];
     for (size_t i = 0; i < COMMANDS; i++) names[i] = commands[i].name;
-    fprintf(stderr, "mica: unknown command '%s'; the nearest is '%s'\n", name,
+    fprintf(stderr, "mica: unknown command '%.60s'; the nearest is '%s'\n", name,
             rt_nearest(name, names, COMMANDS));
     return 1;
 }

@@ -126,7 +126,7 @@ void rt__engine_flag_sets(rt_engine_flags *f, rt_flag_set sets[RT_ENGINE_SETS])
 
 static rc_code refuse(rc_msg *msg, const char *flag, const char *value, const char *expected)
 {
-    rc_code code = rc_fail(RC_UNIMPLEMENTED, msg, "--%s '%s': expected %s", flag, value, expected);
+    rc_code code = rc_fail(RC_UNIMPLEMENTED, msg, "--%s '%.200s': expected %s", flag, value, expected);
     return rc_about(code, msg, flag);
 }
 

@@ -272,7 +272,7 @@ static int work(generate_flags *f, rt_console *console)
 static rc_code finish_flags(generate_flags *f, const rt_texts *rest, rc_msg *msg)
 {
     if (rest->count && (f->prompt || rest->count > 1 || strcmp(rest->items[0], "-")))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "unexpected '%s': expected -p TEXT, or - for stdin",
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "unexpected '%.200s': expected -p TEXT, or - for stdin",
                        rest->items[0]);
     if (rest->count) f->prompt = "-";
     if (!f->prompt)

@@ -19,7 +19,7 @@ static rc_code add(rt_engine_flags *f, const char *name, size_t name_bytes, cons
         const char *other = f->adapters[i].name;
         if (strlen(other) != name_bytes || memcmp(other, name, name_bytes)) continue;
         rc_code code = rc_fail(RC_INVALID_ARGUMENT, msg,
-                               "--lora-modules has the name '%s' twice: expected it once", other);
+                               "--lora-modules has the name '%.200s' twice: expected it once", other);
         return rc_about(code, msg, "lora-modules");
     }
     size_t path_bytes = strlen(path);

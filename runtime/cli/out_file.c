@@ -7,7 +7,7 @@
 
 static rc_code fail_file(const char *path, int error, rc_msg *msg)
 {
-    return rc_fail(RC_INTERNAL, msg, "cannot write '%s': %s", path, strerror(error));
+    return rc_fail(RC_INTERNAL, msg, "cannot write '%.400s': %s", path, strerror(error));
 }
 
 rc_code rt__out_file_check(const char *path, rc_msg *msg)

@@ -60,11 +60,12 @@ static rc_code open_input(const char *path, rt_batch *b, rc_msg *msg)
     struct stat s;
     bool is_stdin = !strcmp(path, "-");
     int fd = is_stdin ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return rc_fail(RC_INTERNAL, msg, "cannot read '%s': %s", path, strerror(errno));
+    if (fd < 0) return rc_fail(RC_INTERNAL, msg, "cannot read '%.400s': %s", path, strerror(errno));
     rt_lines_init(&b->input, fd, LINE_BYTES_MAX);
-    if (fstat(fd, &s) != 0) return rc_fail(RC_INTERNAL, msg, "cannot read '%s': %s", path, strerror(errno));
+    if (fstat(fd, &s) != 0)
+        return rc_fail(RC_INTERNAL, msg, "cannot read '%.400s': %s", path, strerror(errno));
     if (S_ISDIR(s.st_mode))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "cannot read '%s': it is a directory", path);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "cannot read '%.400s': it is a directory", path);
     b->is_input_regular = S_ISREG(s.st_mode);
     if (b->is_input_regular) b->input_bytes = (uint64_t)s.st_size;
     return RC_OK;

@@ -99,9 +99,10 @@ static rc_code check_pins(const serve_flags *f, rc_msg *msg)
 static rc_code finish_flags(serve_flags *f, const rt_texts *rest, rc_msg *msg)
 {
     const rt_server_options *s = &f->server;
-    if (rest->count > 1) return rc_fail(RC_INVALID_ARGUMENT, msg, "'%s': expected one model", rest->items[1]);
+    if (rest->count > 1)
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "'%.400s': expected one model", rest->items[1]);
     if (rest->count && f->engine.options.model)
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "'%s': the model is given by --model already",
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "'%.400s': the model is given by --model already",
                        rest->items[0]);
     if (rest->count) f->engine.options.model = rest->items[0];
     if (s->ssl_key_file && !s->ssl_cert_file) return refuse("ssl-keyfile", "needs --ssl-certfile", msg);

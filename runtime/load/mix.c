@@ -168,10 +168,10 @@ static rc_code read_lines(rt_load_mix *m, entry e, FILE *f, rc_msg *msg)
 static rc_code read_file(rt_load_mix *m, entry e, const char *path, rc_msg *msg)
 {
     FILE *f = fopen(path, "re");
-    if (!f) return rc_fail(RC_INVALID_ARGUMENT, msg, "--%s '%s': %s", e.flag, path, strerror(errno));
+    if (!f) return rc_fail(RC_INVALID_ARGUMENT, msg, "--%s '%.400s': %s", e.flag, path, strerror(errno));
     rc_code code = read_lines(m, e, f, msg);
     if (code == RC_OK && ferror(f))
-        code = rc_fail(RC_INVALID_ARGUMENT, msg, "--%s '%s': cannot be read", e.flag, path);
+        code = rc_fail(RC_INVALID_ARGUMENT, msg, "--%s '%.400s': cannot be read", e.flag, path);
     fclose(f);
     return code;
 }

@@ -63,12 +63,13 @@ static rc_code read_ca(const char *path, rt_bytes *out, rc_msg *msg)
     FILE *f = fopen(path, "re");
     char part[4096];
     size_t n;
-    if (!f) return rc_fail(RC_INVALID_ARGUMENT, msg, "--ssl-ca-certs '%s': %s", path, strerror(errno));
+    if (!f) return rc_fail(RC_INVALID_ARGUMENT, msg, "--ssl-ca-certs '%.400s': %s", path, strerror(errno));
     while ((n = fread(part, 1, sizeof part, f)) && out->count < CA_BYTES_MAX) rt_bytes_add(out, part, n);
     fclose(f);
-    if (out->failed) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for '%s'", path);
+    if (out->failed) return rc_fail(RC_RESOURCE_EXHAUSTED, msg, "no memory for '%.400s'", path);
     if (!out->count || !strstr(out->data, "-----BEGIN CERTIFICATE-----"))
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "--ssl-ca-certs '%s': expected certificates in PEM", path);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "--ssl-ca-certs '%.400s': expected certificates in PEM",
+                       path);
     return RC_OK;
 }
 

@@ -21,7 +21,7 @@ typedef struct trace {
 
 static rc_code fail_line(const trace *t, const char *what)
 {
-    return rc_fail(RC_INVALID_ARGUMENT, t->msg, "--trace '%s', line %zu: %s", t->path, t->number, what);
+    return rc_fail(RC_INVALID_ARGUMENT, t->msg, "--trace '%.400s', line %zu: %s", t->path, t->number, what);
 }
 
 static rc_code fail_field(const trace *t, const char *key, const json_t *value, const char *expected)
@@ -158,12 +158,12 @@ rc_code rt_load_plan_read(rt_load_plan *p, const char *path, rt_load_mix *loras,
 {
     trace t = {.plan = p, .loras = loras, .o = o, .path = path, .random = o->seed, .msg = msg};
     FILE *f = fopen(path, "re");
-    if (!f) return rc_fail(RC_INVALID_ARGUMENT, msg, "--trace '%s': %s", path, strerror(errno));
+    if (!f) return rc_fail(RC_INVALID_ARGUMENT, msg, "--trace '%.400s': %s", path, strerror(errno));
     rc_code code = read_lines(&t, f);
     if (code == RC_OK && ferror(f))
-        code = rc_fail(RC_INVALID_ARGUMENT, msg, "--trace '%s': %s", path, strerror(errno));
+        code = rc_fail(RC_INVALID_ARGUMENT, msg, "--trace '%.400s': %s", path, strerror(errno));
     if (code == RC_OK && !p->count)
-        code = rc_fail(RC_INVALID_ARGUMENT, msg, "--trace '%s': expected at least one line", path);
+        code = rc_fail(RC_INVALID_ARGUMENT, msg, "--trace '%.400s': expected at least one line", path);
     fclose(f);
     return rc_about(code, msg, "trace");
 }

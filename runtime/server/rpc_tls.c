@@ -27,7 +27,8 @@ static rc_code read_file(pem_file *f, rc_msg *msg)
     rt_bytes text = {0};
     FILE *in = fopen(f->path, "r");
     if (!in || fstat(fileno(in), &s)) {
-        rc_fail(RC_INVALID_ARGUMENT, msg, "--%s: cannot read '%s': %s", f->flag, f->path, strerror(errno));
+        rc_fail(RC_INVALID_ARGUMENT, msg, "--%s: cannot read '%.400s': %s", f->flag, f->path,
+                strerror(errno));
         if (in) fclose(in);
         return RC_INVALID_ARGUMENT;
     }
@@ -37,7 +38,7 @@ static rc_code read_file(pem_file *f, rc_msg *msg)
     fclose(in);
     if (text.failed || !strstr(text.data, "-----BEGIN ")) {
         rt_bytes_deinit(&text);
-        return rc_fail(RC_INVALID_ARGUMENT, msg, "--%s: '%s' holds no PEM block", f->flag, f->path);
+        return rc_fail(RC_INVALID_ARGUMENT, msg, "--%s: '%.400s' holds no PEM block", f->flag, f->path);
     }
     rt_bytes_deinit(&f->text);
     f->text = text;

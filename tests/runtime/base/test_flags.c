@@ -119,6 +119,19 @@ static void what_is_wrong_is_said_in_one_line(void **state)
     REFUSED("--on 'maybe': expected no value, true or false", "on", "--on=maybe");
 }
 
+/* However long a value is, what was expected of it is said. */
+static void a_long_value_is_cut(void **state)
+{
+    static char flag[4001] = "--", value[4001];
+    (void)state;
+    memset(flag + 2, 'x', sizeof flag - 3);
+    memset(value, 'x', sizeof value - 1);
+    assert_int_equal(parse((char *[]){flag, NULL}), RC_INVALID_ARGUMENT);
+    assert_non_null(strstr(msg.text, "'; the nearest is '--"));
+    assert_int_equal(parse((char *[]){"--choice", value, NULL}), RC_INVALID_ARGUMENT);
+    assert_non_null(strstr(msg.text, "': expected red|green"));
+}
+
 static void sizes_are_whole_or_refused(void **state)
 {
     (void)state;
@@ -153,6 +166,7 @@ int main(void)
         cmocka_unit_test(every_form_of_a_flag_is_understood),
         cmocka_unit_test(lists_grow_and_end_at_the_next_flag),
         cmocka_unit_test(what_is_wrong_is_said_in_one_line),
+        cmocka_unit_test(a_long_value_is_cut),
         cmocka_unit_test(sizes_are_whole_or_refused),
     };
     return cmocka_run_group_tests(tests, NULL, teardown);
