@@ -4,6 +4,8 @@
  *     attention HEADS KV_HEADS DIM ROWS TOKENS
  *                               decode of ROWS sequences of TOKENS tokens, bf16 K/V: seconds of one layer,
  *                               and the bytes of K/V that it reads
+ *     product N K ROWS          ROWS rows by an N x K matrix of bf16, another each time: its seconds beside
+ *                               those of a norm before it, and what the device says
  *     sums RANKS ROWS WIDTH     the sum over ranks of ROWS rows of WIDTH floats, added to the residual and
  *                               normed: its seconds, the bytes of a rank's rows, and what the device says
  *     fused RANKS ROWS WIDTH    the same in one launch, where the device can do that
@@ -148,6 +150,72 @@ static void attend(const rt_backend *b, const uint32_t n[5])
     free(words);
 }
 
+/* ---- products ---- */
+
+typedef struct products {
+    const rt_backend *backend;
+    rt_device *device;
+    float *h, *x, *y, *norm; /* [rows][k] twice, [rows][n], [k] */
+    rt_matrix *weights[LAYERS];
+    rt_linear all[LAYERS];
+} products;
+
+static products open_products(const rt_backend *b, uint32_t n, uint32_t k, uint32_t rows)
+{
+    rt_device_options o = smallest();
+    o.rows_max = o.draws_max = rows;
+    o.width_max = n > k ? n : k;
+    products p = {.backend = b, .device = open_device(b, &o)};
+    p.h = buffer(b, p.device, (size_t)rows * k);
+    p.x = buffer(b, p.device, (size_t)rows * k);
+    p.y = buffer(b, p.device, (size_t)rows * n);
+    p.norm = buffer(b, p.device, k);
+    uint16_t *row = calloc(k, sizeof *row);
+    rc_msg msg;
+    if (!row) stop(1, "no memory for a row");
+    for (uint32_t i = 0; i < k; i++) row[i] = (uint16_t)(0x3c00 + i % 97);
+    for (int i = 0; i < LAYERS; i++) {
+        check(b->matrix_create(p.device, n, k, RC_BF16, &p.weights[i], &msg), &msg);
+        b->matrix_fill(p.weights[i], 0, n, row, RC_BF16, 0);
+        p.all[i] = (rt_linear){
+            .weight = p.weights[i], .x = p.x, .x_stride = k, .y = p.y, .y_stride = n, .rows = rows};
+    }
+    free(row);
+    if (b->tune) b->tune(p.device, p.all, LAYERS);
+    return p;
+}
+
+/* A norm leaves x as a product reads it; with or without the product behind it. */
+static double norm_seconds(const products *p, bool has_product, uint32_t k)
+{
+    uint32_t rows = p->all[0].rows;
+    double begun = bench_seconds();
+    for (int pass = 0; pass < PASSES; pass++)
+        for (int i = 0; i < LAYERS; i++) {
+            p->backend->rms_norm(p->device, p->h, k, p->norm, 1, rows, k, p->x, k);
+            if (has_product) p->backend->linear(p->device, &p->all[i]);
+        }
+    wait_for(p->backend, p->device, p->h);
+    return (bench_seconds() - begun) / (PASSES * LAYERS);
+}
+
+static void multiply(const rt_backend *b, const uint32_t n[3])
+{
+    products p = open_products(b, n[0], n[1], n[2]);
+    double took[REPEATS];
+    for (int i = -1; i < REPEATS; i++) {
+        double both = norm_seconds(&p, true, n[1]), alone = norm_seconds(&p, false, n[1]);
+        if (i >= 0) took[i] = both > alone ? both - alone : 0;
+    }
+    printf("{\"seconds\": %.9f, \"device\": \"%s\"}\n", bench_median(took, REPEATS), b->describe(p.device));
+    for (int i = 0; i < LAYERS; i++) b->matrix_destroy(p.device, p.weights[i]);
+    b->buffer_destroy(p.device, p.h, (size_t)n[2] * n[1]);
+    b->buffer_destroy(p.device, p.x, (size_t)n[2] * n[1]);
+    b->buffer_destroy(p.device, p.y, (size_t)n[2] * n[0]);
+    b->buffer_destroy(p.device, p.norm, n[1]);
+    b->close(p.device);
+}
+
 /* ---- sums over ranks ---- */
 
 typedef struct ranks {
@@ -268,13 +336,15 @@ int main(int argc, char **argv)
         if (!n[count++]) stop(1, "numbers are from 1 on");
     }
     uint32_t wanted = !strcmp(what, "name") ? 0 : !strcmp(what, "attention") ? 5 : 3;
-    bool is_fused = !strcmp(what, "fused"), is_known = wanted != 3 || is_fused || !strcmp(what, "sums");
+    bool is_fused = !strcmp(what, "fused"), is_product = !strcmp(what, "product");
+    bool is_known = wanted != 3 || is_fused || is_product || !strcmp(what, "sums");
     if (!is_known || count != wanted || argc != 3 + (int)wanted)
-        stop(1, "cpu|cuda name | attention HEADS KV_HEADS DIM ROWS TOKENS | sums RANKS ROWS WIDTH | "
-                "fused RANKS ROWS WIDTH");
+        stop(1, "cpu|cuda name | attention HEADS KV_HEADS DIM ROWS TOKENS | product N K ROWS | "
+                "sums RANKS ROWS WIDTH | fused RANKS ROWS WIDTH");
     const rt_backend *b = backend_named(argv[1], &devices);
     if (wanted == 0) print_name(b, devices);
     if (wanted == 5) attend(b, n);
-    if (wanted == 3) sums(b, devices, n, is_fused);
+    if (is_product) multiply(b, n);
+    else if (wanted == 3) sums(b, devices, n, is_fused);
     return 0;
 }
