@@ -58,7 +58,7 @@ typedef struct mica_options {
     uint64_t kv_cache_memory_bytes; /* of each rank; all: a quarter of the free memory, at most 4 GiB */
     uint32_t num_gpu_blocks;        /* overrides the bytes */
     uint32_t max_num_seqs;          /* 256 */
-    uint32_t max_num_batched_tokens; /* 512 */
+    uint32_t max_num_batched_tokens; /* 512; 2048 on a CUDA device */
     bool disable_prefix_caching;
     bool priority_scheduling;       /* else FCFS */
     bool prefill_first;             /* all prompts before any second token: for latency benchmarks */

@@ -6,6 +6,8 @@
 #include "runtime/backend/pool.h"
 
 enum {
+    ROWS_OF_CPU = 512,
+    ROWS_OF_PLUGIN = 2048, /* of fewer a GPU's products do not use all of it */
     BLOCKS_MAX = 1 << 24,
     BLOCKS_DEFAULT_MAX = 1 << 18, /* what small models get: 4 M positions at 16 a block */
     LOGIT_ROWS_MAX = 64,          /* rows of logits at a time: 64 * 100k * 4 bytes are 25 MB */
@@ -31,8 +33,9 @@ static rc_code refuse(rc_msg *msg, const char *flag, uint64_t value, const char 
     return rc_about(RC_INVALID_ARGUMENT, msg, flag);
 }
 
-static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
+static rc_code choose_sizes(const mica_options *o, const mica__device *device, mica__plan *p, rc_msg *msg)
 {
+    uint32_t rows = device->plugin ? ROWS_OF_PLUGIN : ROWS_OF_CPU; /* by default */
     uint32_t block = o->block_size ? o->block_size : 16;
     if (block < 8 || block > 256 || (block & (block - 1)))
         return refuse(msg, "--block-size", block, "a power of two from 8 to 256");
@@ -46,7 +49,7 @@ static rc_code choose_sizes(const mica_options *o, mica__plan *p, rc_msg *msg)
     p->lora_rank_max = o->max_lora_rank ? o->max_lora_rank : 64;
     p->block_size = block;
     p->engine.running_max = o->max_num_seqs ? o->max_num_seqs : 256;
-    p->engine.rows_max = o->max_num_batched_tokens ? o->max_num_batched_tokens : 512;
+    p->engine.rows_max = o->max_num_batched_tokens ? o->max_num_batched_tokens : rows;
     p->engine.seqs_max = p->engine.running_max + QUEUE_MAX;
     p->engine.slots_max = o->max_loras ? o->max_loras : MICA_MAX_LORAS_DEFAULT;
     p->engine.contents_max = MICA__ADAPTERS_MAX;
@@ -343,7 +346,7 @@ rc_code mica__plan_make(const mica_options *o, const mica__device *device, const
 {
     RC_TRY(choose_quantization(o, &p->quant, msg));
     RC_TRY(probe_ranks(o, device->backend, processes, p, msg));
-    RC_TRY(choose_sizes(o, p, msg));
+    RC_TRY(choose_sizes(o, device, p, msg));
     RC_TRY(choose_blocks(o, device, processes, p, msg));
     RC_TRY(agree(o, device, processes, p, msg));
     RC_TRY(choose_length(o, p, msg));

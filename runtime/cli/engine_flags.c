@@ -37,7 +37,7 @@ static const rt_flag shown[] = {
            "(a quarter of the free, at most 4G)"),
     NUMBER("num-gpu-blocks-override", NULL, num_gpu_blocks, U32, 1, "K/V blocks, instead of bytes"),
     NUMBER("max-num-seqs", NULL, max_num_seqs, U32, 1, "sequences at a time (256)"),
-    NUMBER("max-num-batched-tokens", NULL, max_num_batched_tokens, U32, 1, "rows of a step (512)"),
+    NUMBER("max-num-batched-tokens", NULL, max_num_batched_tokens, U32, 1, "of a step (512; cuda: 2048)"),
     {"enable-prefix-caching", NULL, RT_FLAG_BOOL, FLAG(enable_prefix_caching), "[no-]", "(on)", 0, 0, NULL,
      NULL},
     CHOICE("scheduling-policy", FLAG(scheduling_policy), "fcfs|priority", "(fcfs)"),
