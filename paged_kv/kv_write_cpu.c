@@ -1,12 +1,56 @@
 /* Writing K/V rows into blocks, compiled once for each CPU family. */
+#include <stdbool.h>
+
+#include "paged_kv/kv_strip.h"
 #include "paged_kv/paged_attn_cpu.h"
 #include "proto/vec.h"
 
-static void store_bf16(uint16_t *to, const float *from, uint32_t dim)
+/* Where a row's elements go, kv_strip.h: those of word i at `to` + i * stride. */
+typedef struct place {
+    char *to;
+    size_t stride;
+    uint32_t word_elements; /* consecutive ones that a word takes: K's words have dimensions, V's positions */
+} place;
+
+static place key_place(const kv_layout *l, char *head, uint32_t row)
 {
-    uint32_t d = 0;
-    for (; d + RC_LANES <= dim; d += RC_LANES) rc_vf_store_bf16(to + d, rc_vf_load(from + d));
-    if (d < dim) rc_vf_store_bf16_n(to + d, rc_vf_load_n(from + d, dim - d), dim - d);
+    size_t stride = (size_t)kv_strip_positions(l) * kv_word_bytes(l);
+    return (place){head + kv_strip_k_word(l, row, 0), stride, kv_word_elements(l)};
+}
+
+static place value_place(const kv_layout *l, char *head, uint32_t row)
+{
+    size_t inside = row % kv_word_elements(l) * l->element_bytes;
+    return (place){head + kv_strip_v_word(l, row, 0) + inside, kv_word_bytes(l), 1};
+}
+
+/* n elements of `bytes` each, from element d of the row on; d and n are whole words. */
+static inline __attribute__((always_inline)) void put(const place *at, uint32_t d, uint32_t n,
+                                                      const void *from, const uint32_t bytes)
+{
+    char *to = at->to + d / at->word_elements * at->stride;
+    const char *element = from;
+    if (at->word_elements == 1)
+        for (uint32_t i = 0; i < n; i++) memcpy(to + i * at->stride, element + i * bytes, bytes);
+    else
+        for (uint32_t i = 0; i < n / 2; i++) memcpy(to + i * at->stride, element + 2 * i * bytes, 2 * bytes);
+}
+
+static uint32_t lanes_from(uint32_t d, uint32_t dim) { return dim - d < RC_LANES ? dim - d : RC_LANES; }
+
+static void store_f32(const place *at, const float *from, uint32_t dim)
+{
+    put(at, 0, dim, from, sizeof *from);
+}
+
+static void store_bf16(const place *at, const float *from, uint32_t dim)
+{
+    uint16_t some[RC_LANES];
+    for (uint32_t d = 0; d < dim; d += RC_LANES) {
+        uint32_t n = lanes_from(d, dim);
+        rc_vf_store_bf16(some, rc_vf_load_n(from + d, n));
+        put(at, d, n, some, sizeof *some);
+    }
 }
 
 /* The scale below which a row counts as zeros: 127 / the row's largest is still a float there. */
@@ -14,36 +58,34 @@ static void store_bf16(uint16_t *to, const float *from, uint32_t dim)
 
 /* The largest magnitude becomes 127. A row with an infinity or a NaN has the scale NaN, so that whoever
  * attends to it gets NaN as with the other types. */
-static void store_int8(int8_t *to, float *scale, const float *from, uint32_t dim)
+static void store_int8(const place *at, float *scale, const float *from, uint32_t dim)
 {
     rc_vf top = rc_vf_zero(), odd = rc_vf_zero(); /* odd: 0, or NaN where an element is not finite */
     for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        rc_vf x = rc_vf_load_n(from + d, dim - d < RC_LANES ? dim - d : RC_LANES);
+        rc_vf x = rc_vf_load_n(from + d, lanes_from(d, dim));
         top = rc_vf_max(top, rc_vf_max(x, rc_vf_sub(rc_vf_zero(), x)));
         odd = rc_vf_add(odd, rc_vf_sub(x, x));
     }
     float largest = rc_vf_top(top);
     *scale = largest / 127 + rc_vf_sum(odd);
     if (*scale < SCALE_MIN) *scale = 0;
-    if (!(*scale > 0)) {
-        memset(to, 0, dim);
-        return;
-    }
     rc_vf factor = rc_vf_set1(127 / largest);
+    int8_t some[RC_LANES] = {0};
     for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        uint32_t n = dim - d < RC_LANES ? dim - d : RC_LANES;
-        rc_vf_store_i8_n(to + d, rc_vf_mul(rc_vf_load_n(from + d, n), factor), n);
+        uint32_t n = lanes_from(d, dim);
+        if (*scale > 0) rc_vf_store_i8(some, rc_vf_mul(rc_vf_load_n(from + d, n), factor));
+        put(at, d, n, some, sizeof *some);
     }
 }
 
-/* Row `row` of the head whose rows start at `head`. */
-static void store_row(const kv_layout *l, char *head, uint32_t row, const float *from)
+/* K or V row `row` of a head whose rows start at `head`. */
+static void store_row(const kv_layout *l, char *head, uint32_t row, bool is_value, const float *from)
 {
-    void *to = head + kv_row_offset(l, row);
+    place at = is_value ? value_place(l, head, row) : key_place(l, head, row);
     switch (l->element_bytes) {
-    case 4: memcpy(to, from, kv_row_bytes(l)); break;
-    case 2: store_bf16(to, from, l->head_dim); break;
-    default: store_int8(to, (float *)(void *)(head + kv_scale_offset(l, row)), from, l->head_dim);
+    case 4: store_f32(&at, from, l->head_dim); break;
+    case 2: store_bf16(&at, from, l->head_dim); break;
+    default: store_int8(&at, (float *)(void *)(head + kv_scale_offset(l, row)), from, l->head_dim);
     }
 }
 
@@ -57,8 +99,8 @@ static void write_heads(const kv_write *w, const kv_span *s, uint32_t i, uint32_
     char *kv = w->kv;
     for (uint32_t g = first; g < end; g++) {
         size_t at = from + (size_t)g * l->head_dim;
-        store_row(l, kv + kv_head_offset(l, block, w->layer, 0, g), offset, w->k + at);
-        store_row(l, kv + kv_head_offset(l, block, w->layer, 1, g), offset, w->v + at);
+        store_row(l, kv + kv_head_offset(l, block, w->layer, 0, g), offset, false, w->k + at);
+        store_row(l, kv + kv_head_offset(l, block, w->layer, 1, g), offset, true, w->v + at);
     }
 }
 

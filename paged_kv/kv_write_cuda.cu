@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(THREADS) kv_write_rows(kv_cuda_row_write w)
     size_t layer = ((size_t)block * l.layers + w.layer) * 2 * l.kv_heads;
     for (uint32_t h = threadIdx.x / 32; h < 2 * l.kv_heads; h += WARPS) {
         unsigned char *head = w.kv + (layer + h) * head_bytes;
-        const float *from = h < l.kv_heads ? w.k + blockIdx.x * w.stride + h * dim
-                                           : w.v + blockIdx.x * w.stride + (h - l.kv_heads) * dim;
+        const float *from = h % 2 ? w.v + blockIdx.x * w.stride + h / 2 * dim
+                                  : w.k + blockIdx.x * w.stride + h / 2 * dim;
         if (l.element_bytes == 1)
             store_int8(from, dim, (int8_t *)head + (size_t)at * dim,
                        (float *)(head + (size_t)l.block_tokens * dim) + at);

@@ -12,96 +12,190 @@
 typedef kv__work work;
 typedef kv__tile tile;
 
-/* Rows from `position` on, of those below `limit`. */
-static uint32_t find_rows(const work *w, const kv__unit *unit, uint32_t table, uint32_t position,
-                          uint32_t limit, const char *rows[KV_TILE], const char *scales[KV_TILE])
+/* The tile that begins at `position`, as far as there are positions below `limit`. */
+static void find_tile(const work *w, const kv__unit *unit, uint32_t table, uint32_t position, uint32_t limit,
+                      tile *t)
 {
     const kv_layout *l = w->a->layout;
-    uint32_t count = limit <= position ? 0 : limit - position < KV_TILE ? limit - position : KV_TILE;
-    for (uint32_t t = 0; t < count;) {
-        uint32_t offset = (position + t) & (l->block_tokens - 1);
-        uint32_t block = w->a->plan->tables[table + ((position + t) >> w->block_shift)];
-        const char *head = (const char *)w->a->kv + kv_head_offset(l, block, w->a->layer, 0, unit->kv_head);
-        const char *row = head + kv_row_offset(l, offset), *scale = head + kv_scale_offset(l, offset);
-        for (; offset < l->block_tokens && t < count; offset++, t++) {
-            rows[t] = row;
-            scales[t] = scale;
-            row += w->row_bytes;
-            scale += sizeof(float);
-        }
-    }
-    return count;
-}
-
-/* Scales of the next tile, a line of them at a time: there is one line for several lines of rows. */
-static void bring_scales(const work *w, const char *const *scales, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i += KV__LINE / sizeof(float)) {
-        kv__bring(scales[i]);
-        kv__bring(scales[i] + w->value_offset);
+    const char *kv = w->a->kv;
+    t->count = limit <= position ? 0 : limit - position < KV_TILE ? limit - position : KV_TILE;
+    t->strips_count = (t->count + w->positions - 1) / w->positions;
+    for (uint32_t i = 0; i < t->strips_count; i++) {
+        uint32_t at = position + i * w->positions, offset = at & (l->block_tokens - 1);
+        uint32_t block = w->a->plan->tables[table + (at >> w->block_shift)];
+        const char *head = kv + kv_head_offset(l, block, w->a->layer, 0, unit->kv_head);
+        t->strips[i] = head + kv_strip_k_word(l, offset, 0);
+        t->scales[i] = head + kv_scale_offset(l, offset);
     }
 }
 
-/* A run of tiles and where the rows of two of them lie, in turn. */
+/* A run of tiles, of which one and the next are known. */
 typedef struct run {
     const kv__unit *unit;
     uint32_t table, position, limit;
-    const char *rows[2][KV_TILE], *scales[2][KV_TILE];
-    tile tile;
+    bool has_begun;
+    uint32_t now; /* tiles[now] is the one at `position` */
+    tile tiles[2];
 } run;
 
 /* The run's first tile if it has none yet, else the one after. */
 static bool next_tile(const work *w, run *r)
 {
-    tile *t = &r->tile;
-    if (t->rows) r->position += KV_TILE;
+    if (r->has_begun) r->position += KV_TILE;
     if (r->position >= r->limit) return false;
-    bool is_first = !t->rows;
-    int i = t->rows == r->rows[0], j = !i; /* of this tile, of the next */
-    t->rows = r->rows[i];
-    t->scales = r->scales[i];
-    t->next = r->rows[j];
-    t->count = t->next_count;
-    if (is_first)
-        t->count = find_rows(w, r->unit, r->table, r->position, r->limit, r->rows[i], r->scales[i]);
-    uint32_t next = r->position + KV_TILE;
-    t->next_count = find_rows(w, r->unit, r->table, next, r->limit, r->rows[j], r->scales[j]);
-    if (w->is_int8) bring_scales(w, r->scales[j], t->next_count);
+    if (r->has_begun) r->now = !r->now;
+    else find_tile(w, r->unit, r->table, r->position, r->limit, &r->tiles[r->now]);
+    r->has_begun = true;
+    find_tile(w, r->unit, r->table, r->position + KV_TILE, r->limit, &r->tiles[!r->now]);
     return true;
 }
 
-/* Rows of the next tile up to share i of `shares`. */
-static void bring_share(const tile *t, kv__ahead *ahead, uint32_t i, uint32_t shares)
+/* Of a tile that is used where it is stored: its V, and the K of what is next, which is the same tile for the
+ * unit's next head or the next tile. Else K and V of what is next. */
+static kv__ahead ahead_of(const work *w, const run *r, uint32_t head, bool in_place)
 {
-    uint32_t brought = (uint32_t)(ahead->rows - t->next);
-    ahead->count = t->next_count * (i + 1) / shares - brought;
+    const tile *now = &r->tiles[r->now], *next = now;
+    size_t at = head * w->heads_apart, next_at = at + w->heads_apart;
+    if (head + 1 == r->unit->kv_heads) {
+        next = &r->tiles[!r->now];
+        next_at = 0;
+    }
+    kv__half values = {now->strips, now->strips_count, at + w->value_offset};
+    kv__half next_keys = {next->strips, next->strips_count, next_at};
+    kv__half next_values = {next->strips, next->strips_count, next_at + w->value_offset};
+    if (in_place) return (kv__ahead){.half = {values, next_keys}, .end = w->strip_bytes};
+    return (kv__ahead){.half = {next_keys, next_values}, .end = w->strip_bytes};
 }
 
-/* A tile for queries [first, end) of the unit, which start with query `head` of a row that sees `visible`
- * of its positions; each next row sees one more. Groups of queries are about equal, so that none of them has
- * few accumulators. Taking the tile's rows and each group bring an equal share of the next tile closer. */
-static void attend_tile(const work *w, const tile *t, uint32_t first, uint32_t end, uint32_t head,
-                        uint32_t visible)
+/* Spreads what is brought over the steps of a tile that `groups` of queries meet. */
+static void set_pace(const work *w, const tile *t, uint32_t groups, bool in_place, kv__ahead *ahead)
 {
-    uint32_t groups = (end - first + KV__QUERIES - 1) / KV__QUERIES;
-    kv__ahead ahead = {.rows = t->next, .row_bytes = w->row_bytes, .value_offset = w->value_offset};
-    bring_share(t, &ahead, 0, groups + 1);
-    w->form->take_keys(w, t, &ahead);
-    w->form->take_values(w, t, &ahead);
-    for (uint32_t q = first, n, group = 0; q < end; q += n, group++) {
-        uint32_t row = (head + q - first) / w->ratio, sees = visible + row;
-        n = group < groups ? (end - q + groups - group - 1) / (groups - group) : end - q;
-        if (n > KV__QUERIES) n = KV__QUERIES;
-        uint32_t left_in_row = (row + 1) * w->ratio - (head + q - first);
-        if (sees < KV_TILE && n > left_in_row) n = left_in_row;
-        if (group < groups) bring_share(t, &ahead, group + 1, groups + 1);
-        w->form->attend(w, &ahead, q, n, sees < KV_TILE ? sees : KV_TILE);
+    uint32_t keys = w->dim / w->form->word_elements, values = KV_TILE / w->form->word_elements;
+    uint32_t products = keys * (KV__TILE_VECTORS / KV__VECTORS);
+    products += values * (w->padded / RC_LANES) / KV__VECTORS;
+    uint32_t taking = in_place ? 0 : t->strips_count * (keys + w->positions / w->form->word_elements);
+    uint32_t lines = 2 * (uint32_t)((ahead->end + KV__LINE - 1) / KV__LINE);
+    ahead->every = (groups * products + taking) / lines;
+    if (ahead->every == 0) ahead->every = 1;
+    ahead->wait = 1;
+}
+
+/* All lines of scales at once: there are few. */
+static void bring_scales(const work *w, const tile *t)
+{
+    if (w->a->layout->element_bytes != 1) return;
+    for (uint32_t i = 0; i < t->strips_count; i++) {
+        kv__bring(t->scales[i]);
+        kv__bring(t->scales[i] + w->value_offset);
     }
+}
+
+/* `rows` rows of `words` words, those of `to` `stride` apart. */
+static void copy_rows(const char *from, uint32_t rows, uint32_t words, uint32_t *to, size_t stride,
+                      kv__ahead *ahead)
+{
+    const float *row = (const float *)(const void *)from;
+    float *at = (float *)to;
+    for (uint32_t i = 0; i < rows; i++, row += words, at += stride) {
+        uint32_t w = 0;
+        kv__bring_next(ahead);
+        for (; w + RC_LANES <= words; w += RC_LANES) rc_vf_store(at + w, rc_vf_load_bits(row + w));
+        if (w < words) rc_vf_store_n(at + w, rc_vf_load_bits_n(row + w, words - w), words - w);
+    }
+}
+
+/* Words that the products take as they are. */
+static void copy_words(const work *w, const kv__strip *s)
+{
+    uint32_t elements = w->form->word_elements;
+    copy_rows(s->k, w->dim / elements, w->positions, s->to_k, KV_STRIP, s->ahead);
+    copy_rows(s->v, w->positions / elements, w->dim, s->to_v, w->padded, s->ahead);
+}
+
+/* Strip i of the tile, of the unit's head `head`, to its place among strips of 16 positions. */
+static void take_strip(const work *w, const tile *t, uint32_t i, uint32_t head, kv__ahead *ahead)
+{
+    uint32_t at = i * w->positions;
+    const char *k = t->strips[i] + head * w->heads_apart, *scales = t->scales[i] + head * w->heads_apart;
+    kv__strip s = {.k = k, .v = k + w->value_offset, .ahead = ahead};
+    s.k_scales = (const float *)(const void *)scales;
+    s.v_scales = (const float *)(const void *)(scales + w->value_offset);
+    s.to_k = w->k_room + at / KV_STRIP * KV_STRIP * w->dim + at % KV_STRIP;
+    s.to_v = w->v_room + at / w->form->word_elements * w->padded;
+    if (w->is_words) copy_words(w, &s);
+    else w->form->widen(w, &s);
+}
+
+/* Words of a tile that few queries meet are used where they are stored; strips of one head lie a power of two
+ * apart, so that not all of a tile stays in the L1 for many. */
+static bool is_used_in_place(const work *w, uint32_t groups)
+{
+    return groups == 1 && w->is_words && w->positions == KV_STRIP && w->dim == w->padded;
+}
+
+static void take_tile(work *w, const tile *t, uint32_t head, bool in_place, kv__ahead *ahead)
+{
+    for (uint32_t i = 0; i < t->strips_count && !in_place; i++) take_strip(w, t, i, head, ahead);
+    for (uint32_t i = 0; i < KV__STRIPS && !in_place; i++) {
+        w->k[i] = w->k_room + i * KV_STRIP * w->dim;
+        w->v[i] = w->v_room + i * KV_STRIP / w->form->word_elements * w->padded;
+    }
+    for (uint32_t i = 0; i < t->strips_count && in_place; i++) {
+        const char *k = t->strips[i] + head * w->heads_apart;
+        w->k[i] = (const uint32_t *)(const void *)k;
+        w->v[i] = (const uint32_t *)(const void *)(k + w->value_offset);
+    }
+}
+
+/* Without a bf16 dot a tile of bf16 that many queries meet is widened once, if there are registers to use
+ * that. */
+static const kv__form *form_of(uint32_t element_bytes, bool is_met_once)
+{
+#if defined(__AVX512BF16__)
+    if (element_bytes <= 2) return &RC_FAMILY(kv__form_dot);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    if (element_bytes == 2) return &RC_FAMILY(kv__form_pairs);
+#endif
+    return element_bytes == 2 && is_met_once ? &RC_FAMILY(kv__form_pairs) : &RC_FAMILY(kv__form_fma);
+}
+
+/* Queries [first, end) of a unit's, for each of its heads; they start with query `head` of a row that sees
+ * `visible` of a tile's positions; each next row sees one more. */
+typedef struct met {
+    uint32_t first, end, head, visible;
+} met;
+
+/* The run's tile for one of the unit's heads. Groups of queries are about equal, so that none of them has few
+ * accumulators. */
+static void attend_tile(work *w, const run *r, uint32_t kv_head, const met *m)
+{
+    uint32_t groups = (m->end - m->first + KV__QUERIES - 1) / KV__QUERIES, state = kv_head * r->unit->count;
+    uint32_t element_bytes = w->a->layout->element_bytes;
+    w->form = form_of(element_bytes, groups == 1);
+    w->is_words = element_bytes * w->form->word_elements == sizeof(uint32_t);
+    bool in_place = is_used_in_place(w, groups);
+    kv__ahead ahead = ahead_of(w, r, kv_head, in_place);
+    set_pace(w, &r->tiles[r->now], groups, in_place, &ahead);
+    take_tile(w, &r->tiles[r->now], kv_head, in_place, &ahead);
+    for (uint32_t q = m->first, n, group = 0; q < m->end; q += n, group++) {
+        uint32_t row = (m->head + q - m->first) / w->ratio, sees = m->visible + row;
+        n = group < groups ? (m->end - q + groups - group - 1) / (groups - group) : m->end - q;
+        if (n > KV__QUERIES) n = KV__QUERIES;
+        uint32_t left_in_row = (row + 1) * w->ratio - (m->head + q - m->first);
+        if (sees < KV_TILE && n > left_in_row) n = left_in_row;
+        w->form->attend(w, &ahead, state + q, n, sees < KV_TILE ? sees : KV_TILE);
+    }
+}
+
+static void attend_heads(work *w, const run *r, const met *m)
+{
+    bring_scales(w, &r->tiles[!r->now]);
+    for (uint32_t h = 0; h < r->unit->kv_heads; h++) attend_tile(w, r, h, m);
 }
 
 /* Tiles from `position` on for one span's queries; rows whose last position lies in an earlier tile have
  * left the range. */
-static void attend_piece(const work *w, const kv__unit *unit, const kv__piece *piece, uint32_t position)
+static void attend_piece(work *w, const kv__unit *unit, const kv__piece *piece, uint32_t position)
 {
     const kv_span *span = piece->span;
     uint32_t local = piece->first - piece->origin, last = piece->end - 1 - piece->origin;
@@ -112,53 +206,59 @@ static void attend_piece(const work *w, const kv__unit *unit, const kv__piece *p
             row = r.position - span->position;
             local = row * w->ratio;
         }
-        attend_tile(w, &r.tile, piece->origin + local - unit->first, piece->end - unit->first,
-                    local % w->ratio, span->position + row + 1 - r.position);
+        attend_heads(w, &r, &(met){piece->origin + local - unit->first, piece->end - unit->first,
+                                   local % w->ratio, span->position + row + 1 - r.position});
     }
 }
 
-static void attend_shared(const work *w, const kv__unit *unit)
+static void attend_shared(work *w, const kv__unit *unit)
 {
     run r = {.unit = unit, .table = w->a->plan->spans[unit->group->span].table};
     for (r.limit = unit->group->shared_tokens; next_tile(w, &r);)
-        attend_tile(w, &r.tile, 0, unit->count, 0, KV_TILE);
+        attend_heads(w, &r, &(met){0, unit->count, 0, KV_TILE});
 }
 
-static size_t query_at(const work *w, const kv__unit *unit, const kv__piece *piece, uint32_t query,
-                       size_t stride)
+static size_t query_at(const work *w, uint32_t kv_head, const kv__piece *piece, uint32_t query, size_t stride)
 {
     uint32_t local = query - piece->origin;
-    size_t head = (size_t)unit->kv_head * w->ratio + local % w->ratio;
+    size_t head = (size_t)kv_head * w->ratio + local % w->ratio;
     return (piece->span->row + local / w->ratio) * stride + head * w->dim;
 }
 
 static void start_unit(const work *w, const kv__unit *unit)
 {
+    uint32_t count = unit->kv_heads * unit->count;
     kv__piece piece = {0};
     while (kv__next_piece(w->a->plan, unit, w->ratio, &piece))
-        for (uint32_t q = piece.first; q < piece.end; q++)
-            w->form->take_query(w, q - unit->first, w->a->q + query_at(w, unit, &piece, q, w->a->q_stride));
-    memset(w->out, 0, (size_t)unit->count * w->padded * sizeof(float));
-    memset(w->sum, 0, (size_t)unit->count * RC_LANES * sizeof(float));
-    for (uint32_t q = 0; q < unit->count; q++) w->top[q] = -INFINITY;
+        for (uint32_t h = 0; h < unit->kv_heads; h++)
+            for (uint32_t q = piece.first; q < piece.end; q++)
+                w->form->take_query(w, h * unit->count + q - unit->first,
+                                    w->a->q + query_at(w, unit->kv_head + h, &piece, q, w->a->q_stride));
+    memset(w->out, 0, (size_t)count * w->padded * sizeof(float));
+    memset(w->sum, 0, (size_t)count * RC_LANES * sizeof(float));
+    for (uint32_t q = 0; q < count; q++) w->top[q] = -INFINITY;
+}
+
+static void finish_query(const work *w, uint32_t q, float *to)
+{
+    const float *from = w->out + (size_t)q * w->padded;
+    rc_vf sum = rc_vf_set1(rc_vf_sum(rc_vf_load(w->sum + (size_t)q * RC_LANES)));
+    for (uint32_t d = 0; d < w->dim; d += RC_LANES)
+        rc_vf_store_n(to + d, rc_vf_div(rc_vf_load(from + d), sum),
+                      w->dim - d < RC_LANES ? w->dim - d : RC_LANES);
 }
 
 static void finish_piece(const work *w, const kv__unit *unit, const kv__piece *piece)
 {
-    for (uint32_t query = piece->first; query < piece->end; query++) {
-        uint32_t q = query - unit->first;
-        const float *from = w->out + (size_t)q * w->padded;
-        float *to = w->a->out + query_at(w, unit, piece, query, w->a->out_stride);
-        rc_vf sum = rc_vf_set1(rc_vf_sum(rc_vf_load(w->sum + (size_t)q * RC_LANES)));
-        for (uint32_t d = 0; d < w->dim; d += RC_LANES)
-            rc_vf_store_n(to + d, rc_vf_div(rc_vf_load(from + d), sum),
-                          w->dim - d < RC_LANES ? w->dim - d : RC_LANES);
-    }
+    for (uint32_t h = 0; h < unit->kv_heads; h++)
+        for (uint32_t q = piece->first; q < piece->end; q++)
+            finish_query(w, h * unit->count + q - unit->first,
+                         w->a->out + query_at(w, unit->kv_head + h, piece, q, w->a->out_stride));
 }
 
 static void run_unit(void *ctx, const kv__unit *unit)
 {
-    const work *w = ctx;
+    work *w = ctx;
     start_unit(w, unit);
     attend_shared(w, unit);
     kv__piece piece = {0};
@@ -166,17 +266,6 @@ static void run_unit(void *ctx, const kv__unit *unit)
         attend_piece(w, unit, &piece, unit->group->shared_tokens);
         finish_piece(w, unit, &piece);
     }
-}
-
-static const kv__form *form_of(const kv_layout *layout)
-{
-#if defined(__AVX512BF16__)
-    if (layout->element_bytes <= 2) return &RC_FAMILY(kv__form_dot);
-#elif defined(__AVX2__) && !defined(__AVX512F__)
-    if (layout->element_bytes == 2 && layout->head_dim % RC_LANES == 0) return &RC_FAMILY(kv__form_pairs);
-#endif
-    (void)layout;
-    return &RC_FAMILY(kv__form_fma);
 }
 
 static float *take(float **at, size_t count)
@@ -190,20 +279,19 @@ void RC_FAMILY(kv_attn_cpu)(const kv_attn *a, uint32_t part, uint32_t parts, voi
 {
     uint32_t dim = a->layout->head_dim, padded = (dim + RC_LANES - 1) / RC_LANES * RC_LANES;
     float *at = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
-    work w = {.a = a, .form = form_of(a->layout), .dim = dim, .padded = padded};
+    work w = {.a = a, .form = form_of(a->layout->element_bytes, true), .dim = dim, .padded = padded};
     w.ratio = a->heads / a->layout->kv_heads;
     w.block_shift = (uint32_t)__builtin_ctz(a->layout->block_tokens);
-    w.is_int8 = a->layout->element_bytes == 1;
-    w.row_bytes = (uint32_t)kv_row_bytes(a->layout);
-    w.value_offset = a->layout->kv_heads * kv_head_bytes(a->layout);
-    w.k = take(&at, (size_t)dim * KV_TILE);
-    w.v = take(&at, (size_t)padded * KV_TILE);
+    w.positions = kv_strip_positions(a->layout);
+    w.strip_bytes = kv_strip_bytes(a->layout);
+    w.heads_apart = 2 * kv_head_bytes(a->layout);
+    w.value_offset = kv_head_bytes(a->layout);
+    w.k_room = (uint32_t *)take(&at, (size_t)dim * KV_TILE);
+    w.v_room = (uint32_t *)take(&at, (size_t)padded * KV_TILE);
     w.q = take(&at, (size_t)dim * KV__UNIT_QUERIES);
     w.p = take(&at, (size_t)KV_TILE * KV__QUERIES);
     w.out = take(&at, (size_t)padded * KV__UNIT_QUERIES);
     w.top = take(&at, KV__UNIT_QUERIES);
     w.sum = take(&at, (size_t)RC_LANES * KV__UNIT_QUERIES);
-    w.zeros = take(&at, dim);
-    memset(w.zeros, 0, dim * sizeof(float));
     kv__each_unit(a, part, parts, run_unit, &w);
 }

@@ -48,7 +48,7 @@ __device__ __forceinline__ const unsigned char *head_of(const kv_cuda_attn &a, u
     uint32_t block = a.tables[table + position / l.block_tokens];
     size_t layer = ((size_t)block * l.layers + a.layer) * 2 * l.kv_heads;
     size_t row = (size_t)l.head_dim * l.element_bytes + (l.element_bytes == 1 ? sizeof(float) : 0);
-    return a.kv + (layer + (is_value ? l.kv_heads : 0) + blockIdx.y) * l.block_tokens * row;
+    return a.kv + (layer + 2 * blockIdx.y + is_value) * l.block_tokens * row;
 }
 
 __device__ __forceinline__ float scale_at(const kv_layout &l, const unsigned char *head, uint32_t row)

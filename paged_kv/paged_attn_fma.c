@@ -1,63 +1,118 @@
-/* A tile's products as float32 multiply-adds: for float32 K/V, and for bf16 where the CPU has no bf16 dot.
+/* A tile's products as float32 multiply-adds: for float32 K/V, and for bf16 and int8 where the CPU has no
+ * bf16 dot.
  *
- *     scores    k[D][64]                       mean    v[64][D]
+ * A query's element, in all lanes, multiplies a vector of a strip's elements (kv_strip.h): a score is one
+ * accumulator over the dimensions in order, an output one over the positions in order. Several queries by
+ * several vectors of accumulators fill the registers; neither their number nor the order of queries changes a
+ * bit.
  *
- *               position  0   1  ..  63                dim   0   1   ..
- *     dim 0             | k   k      k |       position 0  | v   v      |
- *         1             | k   k      k |                1  | v   v      |
- *
- * A query's element, in all lanes, multiplies a row of either: a score is one accumulator over the dimensions
- * in order, an output one over the positions in order. Several queries by several vectors of accumulators
- * fill the registers; neither their number nor the order of queries changes a bit.
+ * There are two forms, which give the same bits. One takes float32, to which a tile is widened once; the
+ * other takes pairs of bf16 and widens them where they are multiplied, which costs more for many queries and
+ * saves the copy: on AVX2 always, as float32 K and V of a tile would fill an L1 of 32 KiB.
  */
 #include <math.h>
 #include <stdbool.h>
 
 #include "paged_kv/paged_attn_tile.h"
 
+#define ALWAYS static inline __attribute__((always_inline))
+
 typedef struct product {
-    const float *a; /* [queries][depth] */
+    const float *a;           /* [queries][a_stride] */
     size_t a_stride;
-    const float *b; /* [depth][vectors * 16] */
-    size_t b_stride;
-    float *c;       /* [queries][vectors * 16] */
+    const uint32_t *const *b; /* strips */
+    size_t b_stride;          /* of V's rows */
+    float *c;                 /* [queries][c_stride] */
     size_t c_stride;
     uint32_t depth;
-    bool adds; /* to what c holds */
     kv__ahead *ahead;
 } product;
 
-/* c[q][v] (+)= sum over i < depth, in order, of a[q][i] * b[i][v]; v from `at` on. */
-static inline __attribute__((always_inline)) void mac_body(const product *m, uint32_t at, const int queries,
-                                                           const int vectors)
+typedef rc_vf sums[KV__QUERIES][KV__VECTORS];
+
+/* sum[q][v] += a[q][i] * row[v]. */
+ALWAYS void add_step(sums sum, const product *p, uint32_t i, const rc_vf row[KV__VECTORS], const int queries,
+                     const int vectors)
 {
-    const product p = *m;
-    const float *b = p.b + at;
-    kv__ahead ahead = *p.ahead; /* in registers meanwhile */
-    rc_vf sum[KV__QUERIES][KV__VECTORS];
-    for (int q = 0; q < queries; q++)
-        for (int v = 0; v < vectors; v++)
-            sum[q][v] = p.adds ? rc_vf_load(p.c + q * p.c_stride + at + RC_LANES * v) : rc_vf_zero();
-    for (uint32_t i = 0; i < p.depth; i++, b += p.b_stride) {
-        rc_vf row[KV__VECTORS];
-        if (i % 2) kv__bring_next(&ahead);
-        for (int v = 0; v < vectors; v++) row[v] = rc_vf_load(b + RC_LANES * v);
-        for (int q = 0; q < queries; q++) {
-            rc_vf x = rc_vf_set1(p.a[q * p.a_stride + i]);
-            for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_fma(x, row[v], sum[q][v]);
-        }
+    for (int q = 0; q < queries; q++) {
+        rc_vf x = rc_vf_set1(p->a[q * p->a_stride + i]);
+        for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_fma(x, row[v], sum[q][v]);
     }
-    *p.ahead = ahead;
-    for (int q = 0; q < queries; q++)
-        for (int v = 0; v < vectors; v++) rc_vf_store(p.c + q * p.c_stride + at + RC_LANES * v, sum[q][v]);
 }
 
-#define MAC_CASE(n)                                                                                    \
-    case n:                                                                                            \
-        mac_body(p, at, n, vectors);                                                                   \
+/* Element i, and i + 1 where words are pairs and `both`, of words that begin at b[v] + at. */
+ALWAYS void add_words(sums sum, const product *p, uint32_t i, const uint32_t *const b[KV__VECTORS], size_t at,
+                      const bool in_pairs, const bool both, const int queries, const int vectors)
+{
+    rc_vf row[KV__VECTORS];
+    for (int v = 0; v < vectors; v++) {
+        rc_vf words = rc_vf_load_bits(b[v] + at);
+        row[v] = in_pairs ? rc_vf_pair_low(words) : words;
+    }
+    add_step(sum, p, i, row, queries, vectors);
+    if (!in_pairs || !both) return;
+    for (int v = 0; v < vectors; v++) row[v] = rc_vf_pair_high(rc_vf_load_bits(b[v] + at));
+    add_step(sum, p, i + 1, row, queries, vectors);
+}
+
+ALWAYS void put_sums(const product *p, uint32_t at, sums sum, const int queries, const int vectors)
+{
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++) rc_vf_store(p->c + q * p->c_stride + at + RC_LANES * v, sum[q][v]);
+}
+
+/* Of strips at / 16 on, c[q] = sum over the dimensions, in order, of a[q][d] * k[d]. */
+ALWAYS void scores_body(const product *m, const bool in_pairs, uint32_t at, const int queries,
+                        const int vectors)
+{
+    const product p = *m;
+    const uint32_t elements = in_pairs ? 2 : 1;
+    kv__ahead ahead = *p.ahead; /* in registers meanwhile */
+    const uint32_t *b[KV__VECTORS];
+    sums sum;
+    for (int v = 0; v < vectors; v++) b[v] = p.b[at / RC_LANES + v];
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_zero();
+    for (uint32_t d = 0; d < p.depth; d += elements) {
+        kv__bring_next(&ahead);
+        add_words(sum, &p, d, b, (size_t)d / elements * KV_STRIP, in_pairs, true, queries, vectors);
+    }
+    *p.ahead = ahead;
+    put_sums(&p, at, sum, queries, vectors);
+}
+
+/* Columns from `at` on: c[q] += sum over the positions, in order, of a[q][t] * v[t]. */
+ALWAYS void mean_body(const product *m, const bool in_pairs, uint32_t at, const int queries,
+                      const int vectors)
+{
+    const product p = *m;
+    const uint32_t elements = in_pairs ? 2 : 1;
+    kv__ahead ahead = *p.ahead;
+    const uint32_t *b[KV__VECTORS];
+    sums sum;
+    for (int q = 0; q < queries; q++)
+        for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_load(p.c + q * p.c_stride + at + RC_LANES * v);
+    for (uint32_t t = 0; t < p.depth;) {
+        uint32_t end = t + KV_STRIP < p.depth ? t + KV_STRIP : p.depth;
+        size_t row = 0;
+        for (int v = 0; v < vectors; v++) b[v] = p.b[t / KV_STRIP] + at + RC_LANES * v;
+        for (; t + elements <= end; t += elements, row += p.b_stride) {
+            kv__bring_next(&ahead);
+            add_words(sum, &p, t, b, row, in_pairs, true, queries, vectors);
+        }
+        if (t < end) add_words(sum, &p, t++, b, row, in_pairs, false, queries, vectors);
+    }
+    *p.ahead = ahead;
+    put_sums(&p, at, sum, queries, vectors);
+}
+
+#define MAC_CASE(n)                                       \
+    case n:                                               \
+        if (adds) mean_body(p, in_pairs, at, n, vectors); \
+        else scores_body(p, in_pairs, at, n, vectors);    \
         break
-static inline __attribute__((always_inline)) void mac_queries(const product *p, uint32_t at, uint32_t queries,
-                                                              const int vectors)
+ALWAYS void mac_queries(const product *p, const bool in_pairs, const bool adds, uint32_t at, uint32_t queries,
+                        const int vectors)
 {
     switch (queries) {
         MAC_CASE(1);
@@ -74,118 +129,124 @@ static inline __attribute__((always_inline)) void mac_queries(const product *p, 
 }
 #undef MAC_CASE
 
-static void mac(const product *p, uint32_t queries, uint32_t vectors)
+ALWAYS void mac(const product *p, const bool in_pairs, const bool adds, uint32_t queries, uint32_t vectors)
 {
     uint32_t v = 0;
-    for (; v + KV__VECTORS <= vectors; v += KV__VECTORS) mac_queries(p, RC_LANES * v, queries, KV__VECTORS);
-    for (; v < vectors; v++) mac_queries(p, RC_LANES * v, queries, 1);
+    for (; v + KV__VECTORS <= vectors; v += KV__VECTORS)
+        mac_queries(p, in_pairs, adds, RC_LANES * v, queries, KV__VECTORS);
+    for (; v < vectors; v++) mac_queries(p, in_pairs, adds, RC_LANES * v, queries, 1);
 }
 
-/* 16 positions' rows of bf16 to k[d][at ..]: words of two dimensions are turned, then taken apart. */
-static void turn_bf16(const char *const rows[16], uint32_t dim, float *k)
+/* A query as float32. */
+static void take_query(const kv__work *w, uint32_t query, const float *from)
 {
-    for (uint32_t d = 0; d < dim; d += 2 * RC_LANES) {
-        uint32_t pairs = (dim - d) / 2 < RC_LANES ? (dim - d) / 2 : RC_LANES;
-        rc_vf r[16];
-        for (int i = 0; i < 16; i++)
-            r[i] = pairs == RC_LANES ? rc_vf_load_bits(rows[i] + 2 * d)
-                                     : rc_vf_load_bits_n(rows[i] + 2 * d, pairs);
-        rc_vf_transpose(r);
-        for (uint32_t j = 0; j < pairs; j++) {
-            rc_vf_store(k + (size_t)(d + 2 * j) * KV_TILE, rc_vf_pair_low(r[j]));
-            rc_vf_store(k + (size_t)(d + 2 * j + 1) * KV_TILE, rc_vf_pair_high(r[j]));
+    const rc_vf factor = rc_vf_set1(w->a->scale);
+    float *to = w->q + (size_t)query * w->dim;
+    for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
+        uint32_t n = w->dim - d < RC_LANES ? w->dim - d : RC_LANES;
+        rc_vf_store_n(to + d, rc_vf_mul(rc_vf_load_n(from + d, n), factor), n);
+    }
+}
+
+/* Makes `high` the query's top. */
+static void raise_top(const kv__work *w, uint32_t query, float high)
+{
+    float *out = w->out + (size_t)query * w->padded, *sum = w->sum + (size_t)query * RC_LANES;
+    rc_vf fall = rc_vf_exp(rc_vf_set1(w->top[query] - high));
+    for (uint32_t d = 0; d < w->padded; d += RC_LANES)
+        rc_vf_store(out + d, rc_vf_mul(rc_vf_load(out + d), fall));
+    rc_vf_store(sum, rc_vf_mul(rc_vf_load(sum), fall));
+    w->top[query] = high;
+}
+
+/* Scores of one query to weights, e^(score - top). Lanes that the query may not see hold anything: they are
+ * replaced, not multiplied. */
+static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
+{
+    rc_vf s[KV__TILE_VECTORS];
+    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible, -INFINITY);
+    float high = rc_vf_top(rc_vf_max(rc_vf_max(s[0], s[1]), rc_vf_max(s[2], s[3])));
+    if (high > w->top[query]) raise_top(w, query, high);
+    for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) {
+        s[v] = rc_vf_exp(rc_vf_sub(s[v], rc_vf_set1(w->top[query])));
+        rc_vf_store(p + RC_LANES * v, s[v]);
+    }
+    rc_vf sum = rc_vf_add(rc_vf_add(s[0], s[1]), rc_vf_add(s[2], s[3]));
+    float *to = w->sum + (size_t)query * RC_LANES;
+    rc_vf_store(to, rc_vf_add(rc_vf_load(to), sum));
+}
+
+/* Words of two bf16 to a row of floats for each. */
+ALWAYS void widen_pairs(rc_vf pairs, float *low, float *high, uint32_t n)
+{
+    rc_vf_store_n(low, rc_vf_pair_low(pairs), n);
+    rc_vf_store_n(high, rc_vf_pair_high(pairs), n);
+}
+
+static void widen_bf16(const kv__work *w, const kv__strip *s)
+{
+    const uint32_t *k = (const uint32_t *)(const void *)s->k, *v = (const uint32_t *)(const void *)s->v;
+    float *to = (float *)s->to_k;
+    for (uint32_t d = 0; d < w->dim; d += 2, k += w->positions, to += 2 * KV_STRIP) {
+        for (int i = 0; i < 2; i++) kv__bring_next(s->ahead);
+        widen_pairs(rc_vf_load_bits_n(k, w->positions), to, to + KV_STRIP, w->positions);
+    }
+    to = (float *)s->to_v;
+    for (uint32_t t = 0; t < w->positions; t += 2, v += w->dim, to += 2 * w->padded) {
+        for (int i = 0; i < 2; i++) kv__bring_next(s->ahead);
+        for (uint32_t d = 0; d < w->dim; d += RC_LANES)
+            widen_pairs(rc_vf_load_bits_n(v + d, w->dim - d < RC_LANES ? w->dim - d : RC_LANES), to + d,
+                        to + w->padded + d, RC_LANES);
+    }
+}
+
+static void widen_int8(const kv__work *w, const kv__strip *s)
+{
+    const int8_t *k = (const int8_t *)s->k, *v = (const int8_t *)s->v;
+    const rc_vf scales = rc_vf_load_n(s->k_scales, w->positions);
+    float *to = (float *)s->to_k;
+    for (uint32_t d = 0; d < w->dim; d++, k += w->positions, to += KV_STRIP) {
+        kv__bring_next(s->ahead);
+        rc_vf_store_n(to, rc_vf_mul(rc_vf_load_i8_n(k, w->positions), scales), w->positions);
+    }
+    to = (float *)s->to_v;
+    for (uint32_t t = 0; t < w->positions; t++, v += w->dim, to += w->padded) {
+        kv__bring_next(s->ahead);
+        for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
+            rc_vf q = rc_vf_load_i8_n(v + d, w->dim - d < RC_LANES ? w->dim - d : RC_LANES);
+            rc_vf_store(to + d, rc_vf_mul(q, rc_vf_set1(s->v_scales[t])));
         }
     }
 }
 
-static void turn_int8(const char *const rows[16], const float scales[16], uint32_t dim, float *k)
+static void widen(const kv__work *w, const kv__strip *s)
 {
-    for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        uint32_t n = dim - d < RC_LANES ? dim - d : RC_LANES;
-        rc_vf r[16];
-        for (int i = 0; i < 16; i++)
-            r[i] = rc_vf_mul(rc_vf_load_i8_n((const int8_t *)rows[i] + d, n), rc_vf_set1(scales[i]));
-        rc_vf_transpose(r);
-        for (uint32_t j = 0; j < n; j++) rc_vf_store(k + (size_t)(d + j) * KV_TILE, r[j]);
-    }
+    if (w->a->layout->element_bytes == 2) widen_bf16(w, s);
+    else widen_int8(w, s);
 }
 
-static void turn_f32(const char *const rows[16], uint32_t dim, float *k)
+ALWAYS void attend(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible,
+                   const bool in_pairs)
 {
-    for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        uint32_t n = dim - d < RC_LANES ? dim - d : RC_LANES;
-        rc_vf r[16];
-        for (int i = 0; i < 16; i++)
-            r[i] = n == RC_LANES ? rc_vf_load_bits(rows[i] + 4 * d) : rc_vf_load_bits_n(rows[i] + 4 * d, n);
-        rc_vf_transpose(r);
-        for (uint32_t j = 0; j < n; j++) rc_vf_store(k + (size_t)(d + j) * KV_TILE, r[j]);
-    }
-}
-
-static void take_keys(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
-{
-    for (uint32_t t = 0; t < tile->count; t += RC_LANES) {
-        const char *rows[16];
-        float scales[16];
-        for (uint32_t i = 0; i < 16; i++) {
-            rows[i] = kv__row(w, tile, t + i, 0);
-            scales[i] = kv__scale(w, tile, t + i, 0);
-            if (i % 2) kv__bring_next(ahead);
-        }
-        if (w->is_int8)
-            turn_int8(rows, scales, w->dim, w->k + t);
-        else if (w->a->layout->element_bytes == 2)
-            turn_bf16(rows, w->dim, w->k + t);
-        else
-            turn_f32(rows, w->dim, w->k + t);
-    }
-}
-
-static void widen_int8(const char *row, float scale, uint32_t dim, float *to)
-{
-    for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        rc_vf q = rc_vf_load_i8_n((const int8_t *)row + d, dim - d < RC_LANES ? dim - d : RC_LANES);
-        rc_vf_store(to + d, rc_vf_mul(q, rc_vf_set1(scale)));
-    }
-}
-
-static void widen_row(const char *row, uint32_t element_bytes, uint32_t dim, float *to)
-{
-    uint32_t whole = dim / RC_LANES * RC_LANES, tail = dim - whole;
-    if (element_bytes == 2) {
-        const uint16_t *h = (const uint16_t *)(const void *)row;
-        for (uint32_t d = 0; d < whole; d += RC_LANES) rc_vf_store(to + d, rc_vf_load_bf16(h + d));
-        if (tail) rc_vf_store(to + whole, rc_vf_load_bf16_n(h + whole, tail));
-    } else {
-        const float *f = (const float *)(const void *)row;
-        for (uint32_t d = 0; d < whole; d += RC_LANES) rc_vf_store(to + d, rc_vf_load(f + d));
-        if (tail) rc_vf_store(to + whole, rc_vf_load_n(f + whole, tail));
-    }
-}
-
-static void take_values(const kv__work *w, const kv__tile *tile, kv__ahead *ahead)
-{
-    for (uint32_t t = 0; t < tile->count; t++) {
-        if (t % 2) kv__bring_next(ahead);
-        const char *row = tile->rows[t] + w->value_offset;
-        float *to = w->v + (size_t)t * w->padded;
-        if (w->is_int8)
-            widen_int8(row, kv__scale(w, tile, t, w->value_offset), w->dim, to);
-        else
-            widen_row(row, w->a->layout->element_bytes, w->dim, to);
-    }
-}
-
-static void attend(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
-{
-    product scores = {.a = w->q + (size_t)query * w->dim, .a_stride = w->dim, .b = w->k, .b_stride = KV_TILE,
-                      .c = w->p, .c_stride = KV_TILE, .depth = w->dim, .ahead = ahead};
-    mac(&scores, n, (visible + RC_LANES - 1) / RC_LANES);
-    for (uint32_t i = 0; i < n; i++) kv__weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
+    product scores = {.a = w->q + (size_t)query * w->dim, .a_stride = w->dim, .b = w->k, .c = w->p,
+                      .c_stride = KV_TILE, .depth = w->dim, .ahead = ahead};
+    mac(&scores, in_pairs, false, n, (visible + RC_LANES - 1) / RC_LANES);
+    for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
     product mean = {.a = w->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
                     .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible,
-                    .adds = true, .ahead = ahead};
-    mac(&mean, n, w->padded / RC_LANES);
+                    .ahead = ahead};
+    mac(&mean, in_pairs, true, n, w->padded / RC_LANES);
 }
 
-const kv__form RC_FAMILY(kv__form_fma) = {kv__take_query, take_keys, take_values, attend};
+static void attend_floats(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
+{
+    attend(w, ahead, query, n, visible, false);
+}
+
+static void attend_pairs(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
+{
+    attend(w, ahead, query, n, visible, true);
+}
+
+const kv__form RC_FAMILY(kv__form_fma) = {1, take_query, widen, attend_floats};
+const kv__form RC_FAMILY(kv__form_pairs) = {2, take_query, NULL, attend_pairs};

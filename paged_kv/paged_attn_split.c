@@ -1,5 +1,7 @@
 #include "paged_kv/paged_attn_split.h"
 
+#include <stdbool.h>
+
 #include "proto/rc.h"
 
 /* Fetching and widening a tile costs about as much as this many queries on it. */
@@ -67,15 +69,36 @@ static uint32_t unit_queries(const kv_attn *a, uint32_t ratio, uint32_t parts)
 }
 
 typedef struct walk {
-    uint64_t total, done; /* weight of all, and of the units before this one */
+    uint64_t total, done; /* weight of all, and of what has been dealt out */
     uint32_t part, parts;
     void (*run)(void *, const kv__unit *);
     void *ctx;
 } walk;
 
-/* Adds up the weights where w->run is NULL; else runs the units whose middle lies in the part's share. */
+static bool is_ours(const walk *w, uint64_t done, uint64_t weight)
+{
+    return (2 * done + weight) * w->parts / (2 * w->total) == w->part;
+}
+
+/* The unit for each of its heads whose middle lies in the part's share, as many together as there is room
+ * for. */
+static void run_heads(walk *w, kv__unit *unit, uint32_t heads, uint64_t weight)
+{
+    uint32_t most = KV__UNIT_QUERIES / unit->count;
+    unit->kv_heads = 0;
+    for (uint32_t head = 0; head < heads; head++, w->done += weight) {
+        if (!is_ours(w, w->done, weight)) continue;
+        if (unit->kv_heads++ == 0) unit->kv_head = head;
+        if (unit->kv_heads < most && head + 1 < heads && is_ours(w, w->done + weight, weight)) continue;
+        w->run(w->ctx, unit);
+        unit->kv_heads = 0;
+    }
+}
+
+/* Adds up the weights where w->run is NULL; else runs the part's share. */
 static void walk_units(const kv_attn *a, uint32_t ratio, uint32_t most, walk *w)
 {
+    uint32_t heads = a->layout->kv_heads;
     for (uint32_t i = 0; i < a->plan->groups_count; i++) {
         kv__unit unit = {.group = &a->plan->groups[i]};
         uint32_t queries = group_queries(a->plan, unit.group, ratio);
@@ -84,11 +107,8 @@ static void walk_units(const kv_attn *a, uint32_t ratio, uint32_t most, walk *w)
             unit.first = (uint32_t)((uint64_t)queries * u / units);
             unit.count = (uint32_t)((uint64_t)queries * (u + 1) / units) - unit.first;
             uint64_t weight = weight_of(a->plan, &unit, ratio);
-            for (unit.kv_head = 0; unit.kv_head < a->layout->kv_heads; unit.kv_head++) {
-                if (w->run && (2 * w->done + weight) * w->parts / (2 * w->total) == w->part)
-                    w->run(w->ctx, &unit);
-                w->done += weight;
-            }
+            if (w->run) run_heads(w, &unit, heads, weight);
+            else w->done += heads * weight;
         }
     }
 }

@@ -166,6 +166,7 @@ typedef struct rt_backend {
      * once, before the first step. NULL: open takes it. */
     RC_MUST_CHECK rc_code (*kv_create)(rt_device *d, uint32_t blocks, rc_msg *msg);
     void *(*kv_buffer)(rt_device *d);
+    /* The first `rows` rows of a block, in every layer, to another, whose later rows may change, too. */
     void (*kv_copy_rows)(rt_device *d, uint32_t from_block, uint32_t to_block, uint32_t rows);
 
     /* The step's ops. */

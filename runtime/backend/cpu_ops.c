@@ -1,5 +1,6 @@
 /* The CPU's ops: each cuts its work into the pool's parts. Work too small to be worth waking anyone runs on
  * the caller alone, as part 0 of 1; that moves no bit, since parts never share a sum. */
+#include "paged_kv/kv_strip.h"
 #include "runtime/backend/cpu_device.h"
 
 /* Below these many elements a run on the pool costs more than it saves (about a microsecond). */
@@ -287,13 +288,14 @@ static void kv_copy_task(void *arg, uint32_t part, uint32_t parts)
     const kv_op *o = arg;
     const kv_layout *l = &o->d->options.kv;
     char *kv = o->d->kv;
-    size_t rows = o->rows * kv_row_bytes(l), scales = o->rows * kv_scale_bytes(l);
+    uint32_t strips = (o->rows + kv_strip_positions(l) - 1) / kv_strip_positions(l);
+    size_t elements = strips * kv_strip_bytes(l), scales = o->rows * kv_scale_bytes(l);
     uint32_t layer, end;
     for (rt_share(l->layers, part, parts, &layer, &end); layer < end; layer++)
         for (uint32_t h = 0; h < 2 * l->kv_heads; h++) {
-            const char *from = kv + kv_head_offset(l, o->from_block, layer, 0, h);
-            char *to = kv + kv_head_offset(l, o->to_block, layer, 0, h);
-            memcpy(to, from, rows);
+            const char *from = kv + kv_head_offset(l, o->from_block, layer, h % 2, h / 2);
+            char *to = kv + kv_head_offset(l, o->to_block, layer, h % 2, h / 2);
+            memcpy(to, from, elements);
             memcpy(to + kv_scale_offset(l, 0), from + kv_scale_offset(l, 0), scales);
         }
 }

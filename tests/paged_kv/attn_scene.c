@@ -54,6 +54,28 @@ static void stored(const scene *s, char which, uint32_t seq, uint32_t position, 
     }
 }
 
+/* Where element d of row `row` lies in a head, counted in elements (the picture in kv_strip.h). */
+static size_t strip_place(const kv_layout *l, bool is_value, uint32_t row, uint32_t d)
+{
+    uint32_t strip = l->block_tokens < 16 ? l->block_tokens : 16, pair = l->element_bytes == 2 ? 2 : 1;
+    if (is_value) return (row / pair * l->head_dim + d) * pair + row % pair;
+    return row / strip * strip * l->head_dim + (d / pair * strip + row % strip) * pair + d % pair;
+}
+
+void scene_to_strips(const kv_layout *l, unsigned char *kv, size_t bytes)
+{
+    size_t rows_bytes = l->block_tokens * kv_row_bytes(l), element = l->element_bytes;
+    unsigned char *rows = malloc(rows_bytes), *head = kv;
+    for (size_t h = 0; h < bytes / kv_head_bytes(l); h++, head += kv_head_bytes(l)) {
+        memcpy(rows, head, rows_bytes);
+        for (uint32_t r = 0; r < l->block_tokens; r++)
+            for (uint32_t d = 0; d < l->head_dim; d++)
+                memcpy(head + strip_place(l, h % 2, r, d) * element, rows + (r * l->head_dim + d) * element,
+                       element);
+    }
+    free(rows);
+}
+
 static uint32_t entries(uint32_t positions, uint32_t block_tokens)
 {
     return (positions + block_tokens - 1) / block_tokens;

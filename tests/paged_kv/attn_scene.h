@@ -41,6 +41,9 @@ float scene_value(const scene *s, char which, uint32_t seq, uint32_t position, u
 /* What an int8 row holds of `dim` finite floats. */
 void scene_int8(const float *from, uint32_t dim, int8_t *row, float *scale);
 
+/* Turns a K/V buffer in which a head's elements are rows [B][D], as CUDA has them, into the CPU's order. */
+void scene_to_strips(const kv_layout *l, unsigned char *kv, size_t bytes);
+
 /* Writes K/V of the runs, and/or attends; `grouped`: runs past `shared` in one group with it. */
 void scene_write(scene *s, const kv_cpu_kernels *kernels, const scene_run *runs, uint32_t count,
                  uint32_t parts);

