@@ -13,6 +13,7 @@ enum { RANKS = 2, ROWS = 2 };
 enum { RANKS = 1, ROWS = 1 };
 #endif
 enum { ROWS_CELL = 16 };
+enum { EXPAND_AHEAD = 2048 }; /* weights of B, 4 KiB of bf16 */
 
 /* A cell is some ranks (shrink) or one panel (expand) of one delta for some rows of one segment. */
 typedef struct cell {
@@ -110,7 +111,16 @@ ALWAYS rc_vf load_weights(const void *p, rc_dtype stored, size_t at)
     return stored == RC_F32 ? rc_vf_load((const float *)p + at) : rc_vf_load_bf16((const uint16_t *)p + at);
 }
 
-/* A part of a row of A past `in` is zero, and so is what x loads there. */
+/* 32 weights, which are one or two lines; past the end of all, no harm is done. */
+ALWAYS void bring(const void *p, rc_dtype stored, size_t at)
+{
+    size_t each = stored == RC_F32 ? sizeof(float) : sizeof(uint16_t);
+    for (size_t line = 0; line < 32 * each; line += 64)
+        __builtin_prefetch((const char *)p + at * each + line, 0, 3);
+}
+
+/* A part of a row of A past `in` is zero, and so is what x loads there. Meanwhile the next ranks' rows come
+ * closer: each is a stream that memory begins anew. */
 ALWAYS void shrink_step(rc_vf acc[RANKS][ROWS], const cell *c, rc_dtype stored, const float *const x[ROWS],
                         uint32_t k, uint32_t lanes, int ranks, int rows)
 {
@@ -120,7 +130,9 @@ ALWAYS void shrink_step(rc_vf acc[RANKS][ROWS], const cell *c, rc_dtype stored, 
     for (int m = 0; m < rows; m++) b[m] = lanes == 16 ? rc_vf_load(x[m] + k) : rc_vf_load_n(x[m] + k, lanes);
 #pragma GCC unroll 4
     for (int i = 0; i < ranks; i++) {
-        rc_vf a = load_weights(c->delta->a, stored, (c->unit + i) * stride + k);
+        size_t at = (c->unit + i) * stride + k;
+        if (k % 32 == 0) bring(c->delta->a, stored, at + RANKS * stride);
+        rc_vf a = load_weights(c->delta->a, stored, at);
 #pragma GCC unroll 4
         for (int m = 0; m < rows; m++) acc[i][m] = rc_vf_fma(a, b[m], acc[i][m]);
     }
@@ -187,8 +199,10 @@ ALWAYS void expand_tile(const adapter_lora_run *r, const cell *c, rc_dtype store
 #pragma GCC unroll 4
     for (int m = 0; m < rows; m++) acc[m][0] = acc[m][1] = rc_vf_zero();
     for (uint32_t i = 0; i < d->rank; i++) {
-        rc_vf low = load_weights(d->b, stored, panel + (size_t)i * ADAPTER_LORA_PANEL);
-        rc_vf high = load_weights(d->b, stored, panel + (size_t)i * ADAPTER_LORA_PANEL + 16);
+        size_t at = panel + (size_t)i * ADAPTER_LORA_PANEL;
+        bring(d->b, stored, at + EXPAND_AHEAD);
+        rc_vf low = load_weights(d->b, stored, at);
+        rc_vf high = load_weights(d->b, stored, at + 16);
 #pragma GCC unroll 4
         for (int m = 0; m < rows; m++) {
             rc_vf s = rc_vf_set1(c->s[m * s_stride + i]);
