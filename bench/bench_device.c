@@ -117,11 +117,10 @@ static void attend(const rt_backend *b, const uint32_t n[5])
     rt_device *d = open_device(b, &o);
     kv_span *spans = calloc(rows, sizeof *spans);
     kv_group *groups = calloc(rows, sizeof *groups);
-    uint32_t *words = calloc(rows * (each + 2), sizeof *words), *positions = words + rows * each;
+    uint32_t *words = calloc(rows * (each + 1), sizeof *words);
     if (!spans || !groups || !words) stop(1, "no memory for the step");
     for (uint32_t i = 0; i < rows * each; i++) words[i] = i;
     for (uint32_t r = 0; r < rows; r++) {
-        positions[r] = tokens - 1;
         spans[r] = (kv_span){r, 1, tokens - 1, r * each};
         groups[r] = (kv_group){r, 1, 0};
     }
@@ -129,8 +128,7 @@ static void attend(const rt_backend *b, const uint32_t n[5])
     adapter_plan none = {0};
     float *q = buffer(b, d, (size_t)rows * heads * dim), *out = buffer(b, d, (size_t)rows * heads * dim);
     rt_step_plan step = {.rows = rows,
-                         .tokens = (const int32_t *)(positions + rows),
-                         .positions = positions,
+                         .tokens = (const int32_t *)(words + rows * each),
                          .kv = &plan,
                          .adapters = &none,
                          .kept_kv = &plan,

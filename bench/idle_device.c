@@ -135,13 +135,9 @@ static void linear(rt_device *d, const rt_linear *l)
 {
     (void)d, (void)l;
 }
-static void rope(rt_device *d, const rt_rope *r)
+static void write_kv(rt_device *d, const rt_rope *rope, const kv_write *w)
 {
-    (void)d, (void)r;
-}
-static void write_kv(rt_device *d, const kv_write *w)
-{
-    (void)d, (void)w;
+    (void)d, (void)rope, (void)w;
 }
 static void attention(rt_device *d, const kv_attn *a)
 {
@@ -242,7 +238,7 @@ static const rt_backend idle = {.abi = RT_BACKEND_ABI, .name = "device", .open =
                                 .matrix_destroy = matrix_destroy, .adapter_attach = adapter_attach,
                                 .adapter_detach = adapter_detach, .kv_buffer = kv_buffer,
                                 .kv_copy_rows = kv_copy_rows, .step_begin = step_begin, .embed = embed,
-                                .rms_norm = rms_norm, .linear = linear, .rope = rope, .kv_write = write_kv,
+                                .rms_norm = rms_norm, .linear = linear, .kv_write = write_kv,
                                 .attention = attention, .swiglu = swiglu, .add_residual = add_residual,
                                 .keep_rows = keep_rows, .divide = divide, .all_reduce = over_ranks,
                                 .gather_columns = over_ranks, .host_rows = host_rows, .pick = pick,

@@ -1,9 +1,9 @@
-/* Writing K/V rows into blocks, and copying rows of a block, on a CUDA device. */
+/* Rotating q and k and writing K/V rows into blocks, and copying rows of a block, on a CUDA device. */
 #include "paged_kv/paged_attn_cuda_rows.cuh"
 
 enum { THREADS = 128, WARPS = THREADS / 32 };
 
-/* Where a head of the step's row is written, and what. blockIdx.x: the row; a warp has a head of K or V. */
+/* Where a head of the step's row is written, and what. blockIdx.x: the row; a warp: a head of q, K or V. */
 struct kv_cuda_row_write {
     kv_layout layout;
     uint32_t layer;
@@ -12,7 +12,20 @@ struct kv_cuda_row_write {
     unsigned char *kv;
     const uint32_t *tables;
     const kv_cuda_row *rows;
+    kv_cuda_rope rope;
 };
+
+__device__ __forceinline__ void rotate(const kv_cuda_rope &r, float *x, uint32_t position, uint32_t dim)
+{
+    uint32_t half = dim / 2;
+    for (uint32_t i = threadIdx.x % 32; i < half; i += 32) {
+        size_t angle = (size_t)position * half + i;
+        float c = r.device_cos[angle], s = r.device_sin[angle], low = x[i], high = x[half + i];
+        x[i] = low * c - high * s;
+        x[half + i] = high * c + low * s;
+    }
+    __syncwarp();
+}
 
 /* As on the CPU: the largest magnitude becomes 127; a row with an infinity or a NaN has the scale NaN. */
 __device__ void store_int8(const float *from, uint32_t dim, int8_t *to, float *scale)
@@ -34,35 +47,48 @@ __device__ void store_int8(const float *from, uint32_t dim, int8_t *to, float *s
     for (uint32_t d = lane; d < dim; d += 32) to[d] = s > 0 ? (int8_t)rintf(from[d] * factor) : 0;
 }
 
-__global__ void __launch_bounds__(THREADS) kv_write_rows(kv_cuda_row_write w)
+/* h counts a layer's K and V in turn. */
+__device__ __forceinline__ void write_head(const kv_cuda_row_write &w, kv_cuda_row row, uint32_t h,
+                                           const float *from)
 {
     const kv_layout &l = w.layout;
-    kv_cuda_row row = w.rows[blockIdx.x];
-    if (row.position == KV_CUDA_NO_ROW) return;
-    uint32_t lane = threadIdx.x % 32, at = row.position % l.block_tokens, dim = l.head_dim;
+    uint32_t at = row.position % l.block_tokens, dim = l.head_dim;
     uint32_t block = w.tables[row.table + row.position / l.block_tokens];
     size_t head_bytes = l.block_tokens * ((size_t)dim * l.element_bytes + (l.element_bytes == 1 ? 4 : 0));
     size_t layer = ((size_t)block * l.layers + w.layer) * 2 * l.kv_heads;
-    for (uint32_t h = threadIdx.x / 32; h < 2 * l.kv_heads; h += WARPS) {
-        unsigned char *head = w.kv + (layer + h) * head_bytes;
-        const float *from = h % 2 ? w.v + blockIdx.x * w.stride + h / 2 * dim
-                                  : w.k + blockIdx.x * w.stride + h / 2 * dim;
-        if (l.element_bytes == 1)
-            store_int8(from, dim, (int8_t *)head + (size_t)at * dim,
-                       (float *)(head + (size_t)l.block_tokens * dim) + at);
-        for (uint32_t d = lane; l.element_bytes > 1 && d < dim; d += 32) {
-            size_t to = (size_t)at * dim + d;
-            if (l.element_bytes == 4)
-                ((float *)head)[to] = from[d];
-            else
-                ((uint16_t *)head)[to] = bf16_bits(from[d]);
-        }
+    unsigned char *head = w.kv + (layer + h) * head_bytes;
+    if (l.element_bytes == 1)
+        store_int8(from, dim, (int8_t *)head + (size_t)at * dim,
+                   (float *)(head + (size_t)l.block_tokens * dim) + at);
+    for (uint32_t d = threadIdx.x % 32; l.element_bytes > 1 && d < dim; d += 32) {
+        size_t to = (size_t)at * dim + d;
+        if (l.element_bytes == 4)
+            ((float *)head)[to] = from[d];
+        else
+            ((uint16_t *)head)[to] = bf16_bits(from[d]);
     }
+}
+
+__global__ void __launch_bounds__(THREADS) kv_write_rows(kv_cuda_row_write w)
+{
+    kv_cuda_row row = w.rows[blockIdx.x];
+    uint32_t h = blockIdx.y * WARPS + threadIdx.x / 32, dim = w.layout.head_dim;
+    size_t x = blockIdx.x * w.stride;
+    if (row.position == KV_CUDA_NO_ROW) return;
+    if (h < w.rope.heads) {
+        rotate(w.rope, w.rope.q + x + h * dim, row.position, dim);
+        return;
+    }
+    h -= w.rope.heads;
+    if (h >= 2 * w.layout.kv_heads) return;
+    x += h / 2 * dim;
+    if (w.rope.heads && h % 2 == 0) rotate(w.rope, w.rope.k + x, row.position, dim);
+    write_head(w, row, h, h % 2 ? w.v + x : w.k + x);
 }
 KREGISTER(kv_write_rows);
 
-cudaError_t kv_cuda_write(const kv_write *w, const kv_cuda_plan *plan, const uint32_t *device_words,
-                          cudaStream_t stream)
+cudaError_t kv_cuda_write(const kv_write *w, const kv_cuda_rope *rope, const kv_cuda_plan *plan,
+                          const uint32_t *device_words, cudaStream_t stream)
 {
     kv_cuda_row_write all = {*w->layout,
                              w->layer,
@@ -71,9 +97,11 @@ cudaError_t kv_cuda_write(const kv_write *w, const kv_cuda_plan *plan, const uin
                              w->stride,
                              (unsigned char *)w->kv,
                              device_words + plan->tables_at,
-                             (const kv_cuda_row *)(device_words + plan->rows_at)};
+                             (const kv_cuda_row *)(device_words + plan->rows_at),
+                             *rope};
+    uint32_t heads = rope->heads + 2 * w->layout->kv_heads;
     if (!plan->rows) return cudaSuccess;
-    return kl(kv_write_rows, dim3(plan->rows), dim3(THREADS), 0, stream, all);
+    return kl(kv_write_rows, dim3(plan->rows, (heads + WARPS - 1) / WARPS), dim3(THREADS), 0, stream, all);
 }
 
 /* blockIdx.x: a head of K or V of a layer. */

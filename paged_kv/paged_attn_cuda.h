@@ -54,9 +54,17 @@ size_t kv_cuda_scratch_bytes(const kv_cuda_limits *l);
 void kv_cuda_pack(const kv_cuda_limits *l, uint32_t block_tokens, const kv_plan *plan, uint32_t rows,
                   uint32_t *words, kv_cuda_plan *out);
 
+/* RoPE, in rotate-half order, of the rows that are written: of the heads of q and of k, in place. All
+ * pointers are the device's; no heads: none. */
+typedef struct kv_cuda_rope {
+    float *q, *k;                         /* k: the kv_write's; q at its stride */
+    uint32_t heads;                       /* of q */
+    const float *device_cos, *device_sin; /* [positions][D/2] */
+} kv_cuda_rope;
+
 /* One layer of a step; `plan` of the arguments is not read. */
-cudaError_t kv_cuda_write(const kv_write *w, const kv_cuda_plan *plan, const uint32_t *device_words,
-                          cudaStream_t stream);
+cudaError_t kv_cuda_write(const kv_write *w, const kv_cuda_rope *rope, const kv_cuda_plan *plan,
+                          const uint32_t *device_words, cudaStream_t stream);
 cudaError_t kv_cuda_attention(const kv_attn *a, const kv_cuda_plan *plan, const uint32_t *device_words,
                               void *device_scratch, cudaStream_t stream);
 /* The first `rows` rows of a block, in every layer. */

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-enum { RT_BACKEND_ABI = 13 };
+enum { RT_BACKEND_ABI = 14 };
 
 typedef struct rt_device rt_device; /* an open backend */
 typedef struct rt_matrix rt_matrix; /* a weight matrix [N][K] in the backend's own layout */
@@ -66,7 +66,6 @@ enum { RT_STEPS_AHEAD = 1 }; /* that may begin before it is asked what was picke
 typedef struct rt_step_plan {
     uint32_t rows;
     const int32_t *tokens;     /* [rows], or what is to come of the step before */
-    const uint32_t *positions; /* [rows] */
     const kv_plan *kv;
     const adapter_plan *adapters;
     /* Of the last layer: what keep_rows is called with, and the plans from then on. The same plans where all
@@ -183,8 +182,8 @@ typedef struct rt_backend {
     /* linear, swiglu, linear, without leaving what is between in memory: down->x and gate_up->y hold anything
      * afterwards. False, and always where NULL: nothing was done, and the three are to do it. */
     bool (*feed_forward)(rt_device *d, const rt_linear *gate_up, const rt_linear *down);
-    void (*rope)(rt_device *d, const rt_rope *r);
-    void (*kv_write)(rt_device *d, const kv_write *w);
+    /* Rotates q and k first, unless rope is NULL; then its k is w's. k holds anything afterwards. */
+    void (*kv_write)(rt_device *d, const rt_rope *rope, const kv_write *w);
     void (*attention)(rt_device *d, const kv_attn *a);
     /* y[t][i] = silu(gate_up[t][i]) * gate_up[t][width + i] */
     void (*swiglu)(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width, float *y,

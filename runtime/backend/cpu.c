@@ -319,7 +319,6 @@ const rt_backend *rt_backend_cpu(void)
         .rms_norm = rt_cpu__rms_norm,
         .linear = rt_cpu__linear,
         .feed_forward = rt_cpu__feed_forward,
-        .rope = rt_cpu__rope,
         .kv_write = rt_cpu__kv_write,
         .attention = rt_cpu__attention,
         .swiglu = rt_cpu__swiglu,

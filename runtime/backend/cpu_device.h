@@ -43,8 +43,7 @@ void rt_cpu__rms_norm(rt_device *d, const float *x, size_t x_stride, const float
                       uint32_t rows, uint32_t width, float *y, size_t y_stride);
 void rt_cpu__linear(rt_device *d, const rt_linear *l);
 bool rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linear *down);
-void rt_cpu__rope(rt_device *d, const rt_rope *r);
-void rt_cpu__kv_write(rt_device *d, const kv_write *w);
+void rt_cpu__kv_write(rt_device *d, const rt_rope *rope, const kv_write *w);
 void rt_cpu__attention(rt_device *d, const kv_attn *a);
 void rt_cpu__swiglu(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
                     float *y, size_t y_stride);

@@ -99,25 +99,6 @@ void rt_cpu__embed(rt_device *d, const rt_matrix *table, uint32_t first, const i
     else rt_pool_run(d->pool, embed_task, &o);
 }
 
-typedef struct rope_op {
-    const rt_kernels *kernels;
-    const rt_rope *rope;
-} rope_op;
-
-static void rope_task(void *arg, uint32_t part, uint32_t parts)
-{
-    const rope_op *o = arg;
-    o->kernels->rope(o->rope, part, parts);
-}
-
-void rt_cpu__rope(rt_device *d, const rt_rope *r)
-{
-    rope_op o = {d->kernels, r};
-    size_t elements = (size_t)r->rows * (r->heads + r->kv_heads) * r->head_dim;
-    if (elements <= FEW_ELEMENTS) rope_task(&o, 0, 1);
-    else rt_pool_run(d->pool, rope_task, &o);
-}
-
 typedef struct linear_op {
     const rt_kernels *kernels;
     const rt_dense *dense;
@@ -252,6 +233,25 @@ bool rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linea
     return true;
 }
 
+typedef struct rope_op {
+    const rt_kernels *kernels;
+    const rt_rope *rope;
+} rope_op;
+
+static void rope_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const rope_op *o = arg;
+    o->kernels->rope(o->rope, part, parts);
+}
+
+static void rotate(rt_device *d, const rt_rope *r)
+{
+    rope_op o = {d->kernels, r};
+    size_t elements = (size_t)r->rows * (r->heads + r->kv_heads) * r->head_dim;
+    if (elements <= FEW_ELEMENTS) rope_task(&o, 0, 1);
+    else rt_pool_run(d->pool, rope_task, &o);
+}
+
 typedef struct kv_op {
     rt_device *d;
     const kv_write *write;
@@ -265,9 +265,10 @@ static void kv_write_task(void *arg, uint32_t part, uint32_t parts)
     o->d->kernels->kv_write(o->write, part, parts);
 }
 
-void rt_cpu__kv_write(rt_device *d, const kv_write *w)
+void rt_cpu__kv_write(rt_device *d, const rt_rope *rope, const kv_write *w)
 {
     kv_op o = {.d = d, .write = w};
+    if (rope) rotate(d, rope);
     rt_pool_run(d->pool, kv_write_task, &o);
 }
 

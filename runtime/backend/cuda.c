@@ -359,7 +359,6 @@ static const rt_backend backend = {
     .embed = rt_cuda__embed,
     .rms_norm = rt_cuda__norm,
     .linear = rt_cuda__linear,
-    .rope = rt_cuda__rope,
     .kv_write = rt_cuda__kv_write,
     .attention = rt_cuda__attention,
     .swiglu = rt_cuda__gated,

@@ -60,7 +60,7 @@ typedef struct rt_cuda_plans {
 typedef struct rt_cuda_step {
     uint32_t rows;          /* with those that are nobody's */
     rt_cuda_plans plans[2]; /* of all rows; of those that are kept, if they are not all */
-    uint32_t tokens_at, positions_at, kept_at, kept_count;
+    uint32_t tokens_at, kept_at, kept_count;
     uint32_t picks_at, picks_count, picks_rows, picked_stride;
     uint32_t drawn_rows; /* picks of all ranks' step, with those that are nobody's; 0: it is not picked */
 } rt_cuda_step;
@@ -265,8 +265,7 @@ void rt_cuda__embed(rt_device *d, const rt_matrix *table, uint32_t first, const 
                     uint32_t rows, float scale, float *h, size_t h_stride);
 void rt_cuda__norm(rt_device *d, const float *x, size_t x_stride, const float *weight, float epsilon,
                    uint32_t rows, uint32_t width, float *y, size_t y_stride);
-void rt_cuda__rope(rt_device *d, const rt_rope *r);
-void rt_cuda__kv_write(rt_device *d, const kv_write *w);
+void rt_cuda__kv_write(rt_device *d, const rt_rope *rope, const kv_write *w);
 void rt_cuda__attention(rt_device *d, const kv_attn *a);
 void rt_cuda__gated(rt_device *d, const float *gate_up, size_t stride, uint32_t rows, uint32_t width,
                     float *y, size_t y_stride);

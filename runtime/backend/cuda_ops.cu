@@ -68,21 +68,6 @@ __global__ void __launch_bounds__(THREADS)
 }
 KREGISTER(embed_rows);
 
-/* A thread has one pair of one head. */
-__global__ void __launch_bounds__(THREADS) rotate_rows(rt_cuda_rope r)
-{
-    uint32_t row = blockIdx.y, half = r.head_dim / 2, at = blockIdx.x * THREADS + threadIdx.x;
-    uint32_t head = at / half, i = at % half;
-    if (head >= r.heads + r.kv_heads) return;
-    float *x = head < r.heads ? r.q + row * r.stride + head * r.head_dim
-                              : r.k + row * r.stride + (head - r.heads) * r.head_dim;
-    size_t angle = (size_t)r.positions[row] * half + i;
-    float c = r.cos[angle], s = r.sin[angle], low = x[i], high = x[half + i];
-    x[i] = low * c - high * s;
-    x[half + i] = high * c + low * s;
-}
-KREGISTER(rotate_rows);
-
 static dim3 elements(const rt_cuda_rows *r)
 {
     return dim3((r->width + THREADS - 1) / THREADS, r->rows);
@@ -122,10 +107,4 @@ cudaError_t rt_cuda_embed(const rt_cuda_rows *r, const rt_cuda_table *table, con
                           const int32_t *before, uint32_t first, float scale, cudaStream_t stream)
 {
     return kl(embed_rows, elements(r), dim3(THREADS), 0, stream, *r, *table, tokens, before, first, scale);
-}
-
-cudaError_t rt_cuda_rotate(const rt_cuda_rope *r, cudaStream_t stream)
-{
-    uint32_t pairs = (r->heads + r->kv_heads) * (r->head_dim / 2);
-    return kl(rotate_rows, dim3((pairs + THREADS - 1) / THREADS, r->rows), dim3(THREADS), 0, stream, *r);
 }

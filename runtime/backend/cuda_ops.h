@@ -55,15 +55,6 @@ typedef struct rt_cuda_table {
 cudaError_t rt_cuda_embed(const rt_cuda_rows *r, const rt_cuda_table *table, const int32_t *tokens,
                           const int32_t *before, uint32_t first, float scale, cudaStream_t stream);
 
-typedef struct rt_cuda_rope {
-    float *q, *k;
-    size_t stride;
-    uint32_t rows, heads, kv_heads, head_dim;
-    const uint32_t *positions;
-    const float *cos, *sin;
-} rt_cuda_rope;
-cudaError_t rt_cuda_rotate(const rt_cuda_rope *r, cudaStream_t stream);
-
 #ifdef __cplusplus
 }
 #endif

@@ -6,7 +6,7 @@ bool rt_cuda__picks(const rt_device_options *o)
     return !o->group || o->group->rank == 0;
 }
 
-/* tokens, positions, kept rows; picks; for all rows and for the kept ones adapters and K/V. */
+/* tokens, kept rows; picks; for all rows and for the kept ones adapters and K/V. */
 size_t rt_cuda__descriptor_words(const rt_device_options *o, const kv_cuda_limits *l)
 {
     size_t plans = kv_cuda_plan_words(l) + adapter_cuda_plan_words(o->rows_max);
@@ -70,7 +70,6 @@ static uint32_t pack_step(rt_device *d, const rt_step_plan *p, uint32_t *words)
     uint32_t at = 0, kept = p->kept_count == p->rows ? s->rows : p->kept_count;
     bool is_one = p->kept_kv == p->kv, picks = p->is_picked && rt_cuda__picks(&d->options);
     s->tokens_at = put_padded(words, &at, p->tokens, p->rows, s->rows);
-    s->positions_at = put_padded(words, &at, p->positions, p->rows, s->rows);
     s->kept_at = put(words, &at, p->kept, p->kept_count);
     s->kept_count = p->kept_count;
     s->plans[0] = s->plans[1] = (rt_cuda_plans){0};
@@ -174,19 +173,13 @@ void rt_cuda__gated(rt_device *d, const float *gate_up, size_t stride, uint32_t 
     if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_swiglu(&r, d->stream), "SwiGLU");
 }
 
-void rt_cuda__rope(rt_device *d, const rt_rope *r)
-{
-    rt_cuda_rope all = {r->q,     r->k,        r->stride,   r->rows,
-                        r->heads, r->kv_heads, r->head_dim, d->words + d->step.positions_at,
-                        r->cos,   r->sin};
-    if (rt_cuda__launches(d)) rt_cuda__check(d, rt_cuda_rotate(&all, d->stream), "RoPE");
-}
-
-void rt_cuda__kv_write(rt_device *d, const kv_write *w)
+void rt_cuda__kv_write(rt_device *d, const rt_rope *rope, const kv_write *w)
 {
     const rt_cuda_plans *p = plans_of(d, w->plan);
+    kv_cuda_rope rotates = {0};
     if (!rt_cuda__launches(d)) return;
-    rt_cuda__check(d, kv_cuda_write(w, &p->kv_parts, d->words + p->kv_at, d->stream), "K/V write");
+    if (rope) rotates = (kv_cuda_rope){rope->q, rope->k, rope->heads, rope->cos, rope->sin};
+    rt_cuda__check(d, kv_cuda_write(w, &rotates, &p->kv_parts, d->words + p->kv_at, d->stream), "K/V write");
 }
 
 void rt_cuda__attention(rt_device *d, const kv_attn *a)

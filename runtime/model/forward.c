@@ -41,37 +41,31 @@ static void add_residual(const rt_model *m, uint32_t rows, const float *next_nor
                                                        .y_stride = m->plan.a_stride});
 }
 
-static void rotate(const rt_model *m, const rt_step *step, float *q, float *k)
-{
-    const rt_model_config *c = &m->config;
-    if (c->rope_kind == RT_ROPE_NONE) return;
-    m->backend->rope(m->device, &(rt_rope){.q = q,
-                                           .k = k,
-                                           .stride = m->plan.b_stride,
-                                           .rows = step->rows,
-                                           .heads = c->heads,
-                                           .kv_heads = c->kv_heads,
-                                           .head_dim = c->head_dim,
-                                           .positions = step->positions,
-                                           .cos = m->cos,
-                                           .sin = m->sin});
-}
-
 /* b = q|k|v of the normed h, which is in a; K and V go where they stay. */
 static void write_kv(const rt_model *m, const rt_step *step, uint32_t layer)
 {
     const rt_model_config *c = &m->config;
     float *q = m->b, *k = q + (size_t)c->heads * c->head_dim, *v = k + (size_t)c->kv_heads * c->head_dim;
+    rt_rope rope = {.q = q,
+                    .k = k,
+                    .stride = m->plan.b_stride,
+                    .rows = step->rows,
+                    .heads = c->heads,
+                    .kv_heads = c->kv_heads,
+                    .head_dim = c->head_dim,
+                    .positions = step->positions,
+                    .cos = m->cos,
+                    .sin = m->sin};
 
     product(m, step, layer, RT_LINEAR_QKV);
-    rotate(m, step, q, k);
-    m->backend->kv_write(m->device, &(kv_write){.layout = &m->limits.kv,
-                                                .plan = &step->kv,
-                                                .layer = layer,
-                                                .k = k,
-                                                .v = v,
-                                                .stride = m->plan.b_stride,
-                                                .kv = m->backend->kv_buffer(m->device)});
+    m->backend->kv_write(m->device, c->rope_kind == RT_ROPE_NONE ? NULL : &rope,
+                         &(kv_write){.layout = &m->limits.kv,
+                                     .plan = &step->kv,
+                                     .layer = layer,
+                                     .k = k,
+                                     .v = v,
+                                     .stride = m->plan.b_stride,
+                                     .kv = m->backend->kv_buffer(m->device)});
 }
 
 /* h += residual_multiplier * o(attention of the q in b); a = h normed for the MLP */
@@ -144,7 +138,6 @@ static void begin(const rt_model *m, rt_step *step, const rt_step *wanted)
     if (!m->backend->step_begin) return;
     uint32_t rows = m->backend->step_begin(m->device, &(rt_step_plan){.rows = step->rows,
                                                                       .tokens = step->tokens,
-                                                                      .positions = step->positions,
                                                                       .kv = &step->kv,
                                                                       .adapters = &step->adapters,
                                                                       .kept = step->logit_rows,

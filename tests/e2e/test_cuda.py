@@ -453,7 +453,7 @@ class Failures(unittest.TestCase):
         self.assertFalse([x for x in run.lines if x["response"]["status_code"] == 200])
 
     def test_a_launch(self):
-        for n in (3, 12, 39, 64):   # before the first step, in steps, in a graph
+        for n in (3, 12, 36, 60):   # before the first step, in steps, in a graph
             self.fails([], "CUDA device 0: ", EMU_FAIL_LAUNCH=n)
 
     def test_a_rank(self):

@@ -1,5 +1,6 @@
 /* The CUDA kernels on the emulated device: attention against its definition, the same bits however a step is
- * cut, K/V written as the CPU writes it, copied rows. Device memory of the emulator is the host's. */
+ * cut, K/V written as the CPU writes it, RoPE, copied rows. Device memory of the emulator is the host's. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static void write_rows(const kv_write *w, uint32_t part, uint32_t parts)
     uint32_t *words = pack(&l, w->layout, w->plan, &plan);
     (void)part;
     assert_int_equal(parts, 1);
-    run(kv_cuda_write(w, &plan, words, NULL));
+    run(kv_cuda_write(w, &(kv_cuda_rope){0}, &plan, words, NULL));
     free(words);
 }
 
@@ -181,6 +182,62 @@ static void writes_what_the_cpu_writes(void **state)
         }
 }
 
+static float noise(uint32_t i) { return (float)(i * 2654435761u >> 8) / (1 << 23) - 1; }
+
+/* Rows of q | k | v, and what RoPE makes of q and k. */
+enum { TURNED = 5, FIRST = 14 };
+static void turn(const float *x, float *want, uint32_t width, uint32_t heads, uint32_t dim,
+                 const float *angles)
+{
+    uint32_t half = dim / 2;
+    memcpy(want, x, TURNED * width * sizeof *x);
+    for (uint32_t i = 0; i < TURNED * heads * half; i++) {
+        uint32_t row = i / (heads * half), at = row * width + i / half % heads * dim + i % half;
+        const float *a = &angles[2 * ((FIRST + row) * half + i % half)];
+        want[at] = x[at] * a[0] - x[at + half] * a[1];
+        want[at + half] = x[at + half] * a[0] + x[at] * a[1];
+    }
+}
+
+static void check_turned(shape h, uint32_t bytes)
+{
+    kv_layout layout = {2, h.kv_heads, h.dim, 16, bytes};
+    uint32_t width = (h.heads + 2 * h.kv_heads) * h.dim, half = h.dim / 2, table[] = {2, 0};
+    float *x = malloc(TURNED * width * sizeof *x), *want = malloc(TURNED * width * sizeof *x);
+    float *cosines = malloc(32 * half * sizeof *x), *sines = malloc(32 * half * sizeof *x);
+    float *angles = malloc(2 * 32 * half * sizeof *x);
+    for (uint32_t i = 0; i < TURNED * width; i++) x[i] = noise(i);
+    for (uint32_t i = 0; i < 32 * half; i++) {
+        angles[2 * i] = cosines[i] = noise(i + 7777);
+        angles[2 * i + 1] = sines[i] = noise(i + 9999);
+    }
+    turn(x, want, width, h.heads + h.kv_heads, h.dim, angles);
+    kv_span span = {0, TURNED, FIRST, 0};
+    kv_plan plan = {&span, 1, NULL, 0, table};
+    kv_cuda_limits l = limits_of(&layout, h.heads);
+    kv_cuda_plan packed;
+    uint32_t *words = pack(&l, &layout, &plan, &packed);
+    size_t all = 3 * kv_block_bytes(&layout);
+    unsigned char *kv = calloc(1, all), *of_turned = calloc(1, all);
+    float *k = x + h.heads * h.dim;
+    kv_write w = {&layout, &plan, 1, k, k + h.kv_heads * h.dim, width, kv};
+    packed.rows = TURNED; /* as in a step without rows that are nobody's: x has no more */
+    run(kv_cuda_write(&w, &(kv_cuda_rope){x, k, h.heads, cosines, sines}, &packed, words, NULL));
+    for (uint32_t i = 0; i < TURNED * width; i++) assert_true(fabsf(x[i] - want[i]) < 1e-6f);
+    w.kv = of_turned;
+    run(kv_cuda_write(&w, &(kv_cuda_rope){0}, &packed, words, NULL));
+    assert_memory_equal(kv, of_turned, all);
+    void *mine[] = {x, want, cosines, sines, angles, words, kv, of_turned};
+    for (size_t i = 0; i < sizeof mine / sizeof *mine; i++) free(mine[i]);
+}
+
+static void rotates_q_and_k_before_it_writes(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < SHAPES; i++)
+        for (uint32_t bytes = 1; bytes <= 4; bytes *= 2) check_turned(shapes[i], bytes);
+}
+
 static void copies_rows_of_a_block(void **state)
 {
     (void)state;
@@ -214,6 +271,7 @@ int main(void)
         cmocka_unit_test(no_bit_depends_on_chunks_groups_or_blocks),
         cmocka_unit_test(prefill_gives_the_bits_of_decode),
         cmocka_unit_test(writes_what_the_cpu_writes),
+        cmocka_unit_test(rotates_q_and_k_before_it_writes),
         cmocka_unit_test(copies_rows_of_a_block),
     };
     if (kv_cuda_prepare() != cudaSuccess) return 1;

@@ -180,8 +180,10 @@ static void check_rope(const char *kernels, uint32_t dim, uint32_t heads, uint32
     uint32_t positions[ROWS];
     for (uint32_t t = 0; t < ROWS; t++) positions[t] = (t * 7) % POSITIONS;
     rt_device *d = open_device(kernels, 3, ROWS, 64);
+    kv_layout layout = {1, kv_heads, dim, 16, 4};
+    kv_plan nobody = {0};
     rt_rope r = {y, y + heads * dim, stride, ROWS, heads, kv_heads, dim, positions, cosines, sines};
-    rt_backend_cpu()->rope(d, &r);
+    rt_backend_cpu()->kv_write(d, &r, &(kv_write){.layout = &layout, .plan = &nobody});
     for (uint32_t t = 0; t < ROWS; t++)
         for (uint32_t i = 0; i < stride; i++) {
             float want = x[t * stride + i];
