@@ -111,12 +111,11 @@ ALWAYS rc_vf load_weights(const void *p, rc_dtype stored, size_t at)
     return stored == RC_F32 ? rc_vf_load((const float *)p + at) : rc_vf_load_bf16((const uint16_t *)p + at);
 }
 
-/* 32 weights, which are one or two lines; past the end of all, no harm is done. */
+/* 32 weights. */
 ALWAYS void bring(const void *p, rc_dtype stored, size_t at)
 {
     size_t each = stored == RC_F32 ? sizeof(float) : sizeof(uint16_t);
-    for (size_t line = 0; line < 32 * each; line += 64)
-        __builtin_prefetch((const char *)p + at * each + line, 0, 3);
+    rc_vf_prefetch((const char *)p + at * each, 32 * each);
 }
 
 /* A part of a row of A past `in` is zero, and so is what x loads there. Meanwhile the next ranks' rows come

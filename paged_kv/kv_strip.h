@@ -29,17 +29,17 @@ static inline uint32_t kv_word_bytes(const kv_layout *l) { return l->element_byt
 
 static inline size_t kv_strip_bytes(const kv_layout *l) { return kv_strip_positions(l) * kv_row_bytes(l); }
 
-/* Bytes from the start of a head's K to the word with dimension d of row `row`, and from the start of its V;
- * elements of the word before the row's own belong to the dimension, or the row, before. */
-static inline size_t kv_strip_k_word(const kv_layout *l, uint32_t row, uint32_t d)
+/* Bytes from the start of a head's K to row `row`'s first word, and from the start of its V to the first word
+ * that the row shares with those beside it. */
+static inline size_t kv_strip_k_word(const kv_layout *l, uint32_t row)
 {
-    uint32_t positions = kv_strip_positions(l), word = d / kv_word_elements(l) * positions + row % positions;
-    return row / positions * kv_strip_bytes(l) + (size_t)word * kv_word_bytes(l);
+    uint32_t positions = kv_strip_positions(l);
+    return row / positions * kv_strip_bytes(l) + (size_t)(row % positions) * kv_word_bytes(l);
 }
 
-static inline size_t kv_strip_v_word(const kv_layout *l, uint32_t row, uint32_t d)
+static inline size_t kv_strip_v_word(const kv_layout *l, uint32_t row)
 {
-    return ((size_t)(row / kv_word_elements(l)) * l->head_dim + d) * kv_word_bytes(l);
+    return (size_t)(row / kv_word_elements(l)) * l->head_dim * kv_word_bytes(l);
 }
 
 #endif

@@ -15,13 +15,13 @@ typedef struct place {
 static place key_place(const kv_layout *l, char *head, uint32_t row)
 {
     size_t stride = (size_t)kv_strip_positions(l) * kv_word_bytes(l);
-    return (place){head + kv_strip_k_word(l, row, 0), stride, kv_word_elements(l)};
+    return (place){head + kv_strip_k_word(l, row), stride, kv_word_elements(l)};
 }
 
 static place value_place(const kv_layout *l, char *head, uint32_t row)
 {
     size_t inside = row % kv_word_elements(l) * l->element_bytes;
-    return (place){head + kv_strip_v_word(l, row, 0) + inside, kv_word_bytes(l), 1};
+    return (place){head + kv_strip_v_word(l, row) + inside, kv_word_bytes(l), 1};
 }
 
 /* n elements of `bytes` each, from element d of the row on; d and n are whole words. */
@@ -36,8 +36,6 @@ static inline __attribute__((always_inline)) void put(const place *at, uint32_t 
         for (uint32_t i = 0; i < n / 2; i++) memcpy(to + i * at->stride, element + 2 * i * bytes, 2 * bytes);
 }
 
-static uint32_t lanes_from(uint32_t d, uint32_t dim) { return dim - d < RC_LANES ? dim - d : RC_LANES; }
-
 static void store_f32(const place *at, const float *from, uint32_t dim)
 {
     put(at, 0, dim, from, sizeof *from);
@@ -47,7 +45,7 @@ static void store_bf16(const place *at, const float *from, uint32_t dim)
 {
     uint16_t some[RC_LANES];
     for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        uint32_t n = lanes_from(d, dim);
+        uint32_t n = rc_vf_lanes(d, dim);
         rc_vf_store_bf16(some, rc_vf_load_n(from + d, n));
         put(at, d, n, some, sizeof *some);
     }
@@ -62,7 +60,7 @@ static void store_int8(const place *at, float *scale, const float *from, uint32_
 {
     rc_vf top = rc_vf_zero(), odd = rc_vf_zero(); /* odd: 0, or NaN where an element is not finite */
     for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        rc_vf x = rc_vf_load_n(from + d, lanes_from(d, dim));
+        rc_vf x = rc_vf_load_n(from + d, rc_vf_lanes(d, dim));
         top = rc_vf_max(top, rc_vf_max(x, rc_vf_sub(rc_vf_zero(), x)));
         odd = rc_vf_add(odd, rc_vf_sub(x, x));
     }
@@ -72,7 +70,7 @@ static void store_int8(const place *at, float *scale, const float *from, uint32_
     rc_vf factor = rc_vf_set1(127 / largest);
     int8_t some[RC_LANES] = {0};
     for (uint32_t d = 0; d < dim; d += RC_LANES) {
-        uint32_t n = lanes_from(d, dim);
+        uint32_t n = rc_vf_lanes(d, dim);
         if (*scale > 0) rc_vf_store_i8(some, rc_vf_mul(rc_vf_load_n(from + d, n), factor));
         put(at, d, n, some, sizeof *some);
     }

@@ -24,7 +24,7 @@ static void find_tile(const work *w, const kv__unit *unit, uint32_t table, uint3
         uint32_t at = position + i * w->positions, offset = at & (l->block_tokens - 1);
         uint32_t block = w->a->plan->tables[table + (at >> w->block_shift)];
         const char *head = kv + kv_head_offset(l, block, w->a->layer, 0, unit->kv_head);
-        t->strips[i] = head + kv_strip_k_word(l, offset, 0);
+        t->strips[i] = head + kv_strip_k_word(l, offset);
         t->scales[i] = head + kv_scale_offset(l, offset);
     }
 }
@@ -104,7 +104,12 @@ static void copy_rows(const char *from, uint32_t rows, uint32_t words, uint32_t 
     }
 }
 
-/* Words that the products take as they are. */
+/* Whether K and V are stored in words that the form's products take. */
+static bool are_words(const work *w)
+{
+    return w->a->layout->element_bytes * w->form->word_elements == sizeof(uint32_t);
+}
+
 static void copy_words(const work *w, const kv__strip *s)
 {
     uint32_t elements = w->form->word_elements;
@@ -122,7 +127,7 @@ static void take_strip(const work *w, const tile *t, uint32_t i, uint32_t head, 
     s.v_scales = (const float *)(const void *)(scales + w->value_offset);
     s.to_k = w->k_room + at / KV_STRIP * KV_STRIP * w->dim + at % KV_STRIP;
     s.to_v = w->v_room + at / w->form->word_elements * w->padded;
-    if (w->is_words) copy_words(w, &s);
+    if (are_words(w)) copy_words(w, &s);
     else w->form->widen(w, &s);
 }
 
@@ -130,7 +135,7 @@ static void take_strip(const work *w, const tile *t, uint32_t i, uint32_t head, 
  * apart, so that not all of a tile stays in the L1 for many. */
 static bool is_used_in_place(const work *w, uint32_t groups)
 {
-    return groups == 1 && w->is_words && w->positions == KV_STRIP && w->dim == w->padded;
+    return groups == 1 && are_words(w) && w->positions == KV_STRIP && w->dim == w->padded;
 }
 
 static void take_tile(work *w, const tile *t, uint32_t head, bool in_place, kv__ahead *ahead)
@@ -170,9 +175,7 @@ typedef struct met {
 static void attend_tile(work *w, const run *r, uint32_t kv_head, const met *m)
 {
     uint32_t groups = (m->end - m->first + KV__QUERIES - 1) / KV__QUERIES, state = kv_head * r->unit->count;
-    uint32_t element_bytes = w->a->layout->element_bytes;
-    w->form = form_of(element_bytes, groups == 1);
-    w->is_words = element_bytes * w->form->word_elements == sizeof(uint32_t);
+    w->form = form_of(w->a->layout->element_bytes, groups == 1);
     bool in_place = is_used_in_place(w, groups);
     kv__ahead ahead = ahead_of(w, r, kv_head, in_place);
     set_pace(w, &r->tiles[r->now], groups, in_place, &ahead);
@@ -244,8 +247,7 @@ static void finish_query(const work *w, uint32_t q, float *to)
     const float *from = w->out + (size_t)q * w->padded;
     rc_vf sum = rc_vf_set1(rc_vf_sum(rc_vf_load(w->sum + (size_t)q * RC_LANES)));
     for (uint32_t d = 0; d < w->dim; d += RC_LANES)
-        rc_vf_store_n(to + d, rc_vf_div(rc_vf_load(from + d), sum),
-                      w->dim - d < RC_LANES ? w->dim - d : RC_LANES);
+        rc_vf_store_n(to + d, rc_vf_div(rc_vf_load(from + d), sum), rc_vf_lanes(d, w->dim));
 }
 
 static void finish_piece(const work *w, const kv__unit *unit, const kv__piece *piece)

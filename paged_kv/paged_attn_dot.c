@@ -139,7 +139,7 @@ static void take_query(const kv__work *w, uint32_t query, const float *from)
     const __m512 factor = _mm512_set1_ps(w->a->scale * 1.44269504f);
     uint16_t *to = (uint16_t *)w->q + (size_t)query * w->dim;
     for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
-        uint32_t n = w->dim - d < RC_LANES ? w->dim - d : RC_LANES;
+        uint32_t n = rc_vf_lanes(d, w->dim);
         rc_vf_store_bf16_n(to + d, _mm512_mul_ps(rc_vf_load_n(from + d, n), factor), n);
     }
 }
@@ -170,7 +170,7 @@ static void widen_int8(const kv__work *w, const kv__strip *s)
         __m512 low = _mm512_set1_ps(s->v_scales[t]), high = _mm512_set1_ps(s->v_scales[t + 1]);
         kv__bring_next(s->ahead);
         for (uint32_t d = 0; d < dim; d += RC_LANES) {
-            uint32_t n = dim - d < RC_LANES ? dim - d : RC_LANES;
+            uint32_t n = rc_vf_lanes(d, dim);
             rc_vf_store((float *)to + d, (__m512)pairs_of(v + d, v + dim + d, low, high, n));
         }
     }

@@ -143,7 +143,7 @@ static void take_query(const kv__work *w, uint32_t query, const float *from)
     const rc_vf factor = rc_vf_set1(w->a->scale);
     float *to = w->q + (size_t)query * w->dim;
     for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
-        uint32_t n = w->dim - d < RC_LANES ? w->dim - d : RC_LANES;
+        uint32_t n = rc_vf_lanes(d, w->dim);
         rc_vf_store_n(to + d, rc_vf_mul(rc_vf_load_n(from + d, n), factor), n);
     }
 }
@@ -195,8 +195,8 @@ static void widen_bf16(const kv__work *w, const kv__strip *s)
     for (uint32_t t = 0; t < w->positions; t += 2, v += w->dim, to += 2 * w->padded) {
         for (int i = 0; i < 2; i++) kv__bring_next(s->ahead);
         for (uint32_t d = 0; d < w->dim; d += RC_LANES)
-            widen_pairs(rc_vf_load_bits_n(v + d, w->dim - d < RC_LANES ? w->dim - d : RC_LANES), to + d,
-                        to + w->padded + d, RC_LANES);
+            widen_pairs(rc_vf_load_bits_n(v + d, rc_vf_lanes(d, w->dim)), to + d, to + w->padded + d,
+                        RC_LANES);
     }
 }
 
@@ -213,7 +213,7 @@ static void widen_int8(const kv__work *w, const kv__strip *s)
     for (uint32_t t = 0; t < w->positions; t++, v += w->dim, to += w->padded) {
         kv__bring_next(s->ahead);
         for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
-            rc_vf q = rc_vf_load_i8_n(v + d, w->dim - d < RC_LANES ? w->dim - d : RC_LANES);
+            rc_vf q = rc_vf_load_i8_n(v + d, rc_vf_lanes(d, w->dim));
             rc_vf_store(to + d, rc_vf_mul(q, rc_vf_set1(s->v_scales[t])));
         }
     }

@@ -80,7 +80,6 @@ struct kv__work {
     const kv__form *form; /* of the tile */
     uint32_t dim, padded, ratio, block_shift;
     uint32_t positions; /* of a strip as it is stored */
-    bool is_words;      /* that the form's products take */
     size_t strip_bytes, heads_apart, value_offset;
     const uint32_t *k[KV__STRIPS]; /* [dims or pairs of them][16] */
     const uint32_t *v[KV__STRIPS]; /* [positions or pairs of them][padded] */

@@ -37,6 +37,19 @@
 
 enum { RC_LANES = 16 };
 
+/* How many of a vector's lanes there are from element `at` of `count` on. */
+static inline uint32_t rc_vf_lanes(uint32_t at, uint32_t count)
+{
+    return count - at < RC_LANES ? count - at : RC_LANES;
+}
+
+/* Brings lines into the cache; past the end of what there is no harm is done. */
+static inline __attribute__((always_inline)) void rc_vf_prefetch(const void *at, size_t bytes)
+{
+#pragma GCC unroll 2
+    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch((const char *)at + line, 0, 3);
+}
+
 /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits of a float. */
 #define RC_VF_ROUND_ 0x1.8p23f
 

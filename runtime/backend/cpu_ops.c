@@ -233,31 +233,27 @@ bool rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linea
     return true;
 }
 
-typedef struct rope_op {
-    const rt_kernels *kernels;
-    const rt_rope *rope;
-} rope_op;
-
-static void rope_task(void *arg, uint32_t part, uint32_t parts)
-{
-    const rope_op *o = arg;
-    o->kernels->rope(o->rope, part, parts);
-}
-
-static void rotate(rt_device *d, const rt_rope *r)
-{
-    rope_op o = {d->kernels, r};
-    size_t elements = (size_t)r->rows * (r->heads + r->kv_heads) * r->head_dim;
-    if (elements <= FEW_ELEMENTS) rope_task(&o, 0, 1);
-    else rt_pool_run(d->pool, rope_task, &o);
-}
-
 typedef struct kv_op {
     rt_device *d;
+    const rt_rope *rope;
     const kv_write *write;
     const kv_attn *attn;
     uint32_t from_block, to_block, rows;
 } kv_op;
+
+static void rope_task(void *arg, uint32_t part, uint32_t parts)
+{
+    const kv_op *o = arg;
+    o->d->kernels->rope(o->rope, part, parts);
+}
+
+static void rotate(kv_op *o)
+{
+    const rt_rope *r = o->rope;
+    size_t elements = (size_t)r->rows * (r->heads + r->kv_heads) * r->head_dim;
+    if (elements <= FEW_ELEMENTS) rope_task(o, 0, 1);
+    else rt_pool_run(o->d->pool, rope_task, o);
+}
 
 static void kv_write_task(void *arg, uint32_t part, uint32_t parts)
 {
@@ -267,8 +263,8 @@ static void kv_write_task(void *arg, uint32_t part, uint32_t parts)
 
 void rt_cpu__kv_write(rt_device *d, const rt_rope *rope, const kv_write *w)
 {
-    kv_op o = {.d = d, .write = w};
-    if (rope) rotate(d, rope);
+    kv_op o = {.d = d, .rope = rope, .write = w};
+    if (rope) rotate(&o);
     rt_pool_run(d->pool, kv_write_task, &o);
 }
 

@@ -130,12 +130,6 @@ static void expand_scales(const rt_quant *q, const uint8_t *d, const stretch *s,
     }
 }
 
-ALWAYS void prefetch(const uint8_t *at, size_t bytes)
-{
-#pragma GCC unroll 2
-    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line, 0, 3);
-}
-
 /* ---- tiles ---- */
 
 ALWAYS void begin(const tile *t, rc_vf acc[][VECTORS], int rows)
@@ -265,7 +259,7 @@ ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k
                         const bool dots, const int bits, int rows)
 {
     const int bytes = 16 * bits; /* of codes for these 4 k */
-    prefetch(b->codes + bytes * line + LINES_AHEAD, (size_t)bytes);
+    rc_vf_prefetch(b->codes + bytes * line + LINES_AHEAD, (size_t)bytes);
 #pragma GCC unroll 2
     for (int o = 0; o < 4; o += 2, k += 2) {
 #if DOT
@@ -425,7 +419,7 @@ static void expand(const rt_matrix *m, uint32_t panel, uint32_t k0, stretch *s)
     const uint8_t *group = stretch_codes(m, panel, k0);
     for (uint32_t k = 0; k < s->depth; k += q->group, group += group_bytes) {
         const uint8_t *codes = group;
-        prefetch(group + CODES_AHEAD, group_bytes);
+        rc_vf_prefetch(group + CODES_AHEAD, group_bytes);
         for (uint32_t b = 0; b < q->group; b += RT_QUANT_BLOCK, codes += codes_bytes)
             expand_codes(q, codes, s, k + b);
         expand_scales(q, codes, s, k / q->run);

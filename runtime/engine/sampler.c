@@ -34,7 +34,7 @@ static void weigh(const rt__row *row, float highest, float temperature)
 {
     rc_vf top = rc_vf_set1(highest), t = rc_vf_set1(temperature);
     for (uint32_t i = 0; i < row->vocab; i += RC_LANES) {
-        uint32_t n = row->vocab - i < RC_LANES ? row->vocab - i : RC_LANES;
+        uint32_t n = rc_vf_lanes(i, row->vocab);
         rc_vf x = rc_vf_div(rc_vf_sub(rc_vf_load_n(row->logits + i, n), top), t);
         rc_vf_store_n(row->logits + i, x, n);
         rc_vf_store_n(row->weights + i, rc_vf_exp(x), n);
