@@ -67,7 +67,8 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch(const void *at,
  *     rc_vf_keep(v, n, fill)                         lanes below n of v, fill's from n on
  *     rc_vf_sum(v)  rc_vf_top(v)                     over the lanes
  *     rc_vf_transpose(r)                             r[16]: lane j of r[i] and lane i of r[j] change places
- *     rc_vf_scale2_(v, t)                            v * 2^k, rounded once, where t = k + RC_VF_ROUND_ */
+ *     rc_vf_scale2_(v, t, x, least)                  v * 2^k, rounded once, where t = k + RC_VF_ROUND_; it is 0
+ *                                                    in lanes of x that are `least` or less */
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #include "proto/vec_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -82,7 +83,8 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch(const void *at,
  *        ln 2 in two parts, of which the first times k is exact. */
 static inline rc_vf rc_vf_exp(rc_vf x)
 {
-    x = rc_vf_max(rc_vf_set1(-104.0f), rc_vf_min(rc_vf_set1(89.0f), x));
+    const float least = -104;
+    x = rc_vf_max(rc_vf_set1(least), rc_vf_min(rc_vf_set1(89.0f), x));
     rc_vf t = rc_vf_fma(x, rc_vf_set1(0x1.715476p0f), rc_vf_set1(RC_VF_ROUND_));
     rc_vf k = rc_vf_sub(t, rc_vf_set1(RC_VF_ROUND_));
     rc_vf r = rc_vf_fma(k, rc_vf_set1(-0x1.63p-1f), x);
@@ -93,7 +95,7 @@ static inline rc_vf rc_vf_exp(rc_vf x)
     p = rc_vf_fma(p, r, rc_vf_set1(0x1.555492p-3f));
     p = rc_vf_fma(p, r, rc_vf_set1(0x1.fffffcp-2f));
     p = rc_vf_fma(rc_vf_mul(r, r), p, r);
-    return rc_vf_scale2_(rc_vf_add(p, rc_vf_set1(1.0f)), t);
+    return rc_vf_scale2_(rc_vf_add(p, rc_vf_set1(1.0f)), t, x, least);
 }
 
 #endif

@@ -190,8 +190,10 @@ static inline __m256 rc_vf_scale2_half_(__m256 v, __m256 t)
     v = _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(first, bias), 23)));
     return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(second, bias), 23)));
 }
-static inline rc_vf rc_vf_scale2_(rc_vf v, rc_vf t)
+static inline rc_vf rc_vf_scale2_(rc_vf v, rc_vf t, rc_vf x, float least)
 {
+    (void)x;
+    (void)least;
     return (rc_vf){rc_vf_scale2_half_(v.lo, t.lo), rc_vf_scale2_half_(v.hi, t.hi)};
 }
 

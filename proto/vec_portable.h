@@ -134,8 +134,10 @@ static inline void rc_vf_transpose(rc_vf r[16])
 }
 
 /* By two powers of which the first keeps v normal, so that only the second rounds. */
-static inline rc_vf rc_vf_scale2_(rc_vf v, rc_vf t)
+static inline rc_vf rc_vf_scale2_(rc_vf v, rc_vf t, rc_vf x, float least)
 {
+    (void)x;
+    (void)least;
     const rc_v4f_ round = {RC_VF_ROUND_, RC_VF_ROUND_, RC_VF_ROUND_, RC_VF_ROUND_};
     for (int i = 0; i < 4; i++) {
         rc_v4u_ k = (rc_v4u_)t.q[i] - (rc_v4u_)round, first = (rc_v4u_)((rc_v4i_)k >> 1);
