@@ -6,7 +6,12 @@
  *
  * Few rows: panel after panel, each block straight from memory: a linear stream. Many rows: depth block
  * after depth block, so that the packed rows of one block stay in L2 for all panels; with AVX-512 the first
- * tile over a bf16 block leaves it widened to float32 for the others.
+ * tile over a bf16 block leaves it widened to float32 for the others. By multiply-adds those meet two panels:
+ *
+ *                          panel              panel
+ *     7 to 12 rows of x    a tile that widens, each
+ *     6 rows               one tile of both
+ *     6 rows               one tile of both ...
  */
 #include "proto/vec.h"
 
@@ -44,8 +49,8 @@ typedef struct tile {
     const float *bias; /* to add at the end, or NULL */
     bool starts;       /* y holds nothing yet */
     float *wide;       /* where tile_widen leaves the block as float32 */
-    const char *ahead; /* what to bring into the cache meanwhile: ahead_step bytes for each k */
-    size_t ahead_step;
+    const char *ahead; /* what to bring into the cache meanwhile: ahead_step bytes for each k, or, ... */
+    size_t ahead_step; /* ... by a pair, for each PAIR_STEPS */
 } tile;
 
 typedef void (*tile_fn)(const tile *t);
@@ -136,6 +141,45 @@ ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
 ALWAYS void tile_bf16(const tile *t, int rows) { tile_pairs(t, rows, false); }
 ALWAYS void tile_widen(const tile *t, int rows) { tile_pairs(t, rows, true); }
 
+#if PAIRS
+enum { PAIR_STEPS = 4 }; /* k without a test between: 4 % where hyperthreads share a core */
+
+ALWAYS void step_pair(rc_vf acc[2][PAIR_ROWS][VECTORS], const float *w, ptrdiff_t other, const float *x)
+{
+    rc_vf b[2][VECTORS] = {{rc_vf_load(w), rc_vf_load(w + 16)},
+                           {rc_vf_load(w + other), rc_vf_load(w + other + 16)}};
+#pragma GCC unroll 6
+    for (int r = 0; r < PAIR_ROWS; r++) {
+        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * VECTORS; i++)
+            acc[i / 2][r][i % 2] = rc_vf_fma(a, b[i / 2][i % 2], acc[i / 2][r][i % 2]);
+    }
+}
+
+/* Two tiles of float32 operands and the same rows. */
+static void tile_pair(const tile *t, const tile *second)
+{
+    rc_vf acc[2][PAIR_ROWS][VECTORS];
+    const float *x = t->x, *w = t->w;
+    const ptrdiff_t other = (const float *)second->w - w;
+    const char *ahead = t->ahead;
+    for (uint32_t k = 0, k0 = 0, k1; k0 < t->depth; k0 = k1) {
+        k1 = least(k0 + t->chain, t->depth);
+        tile_begin(acc[0], PAIR_ROWS);
+        tile_begin(acc[1], PAIR_ROWS);
+        for (; k + PAIR_STEPS <= k1; k += PAIR_STEPS, ahead += t->ahead_step) {
+            for (size_t line = 0; line < t->ahead_step; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+#pragma GCC unroll 4
+            for (int i = 0; i < PAIR_STEPS; i++, x++, w += RT_PANEL) step_pair(acc, w, other, x);
+        }
+        for (; k < k1; k++, x++, w += RT_PANEL) step_pair(acc, w, other, x);
+        tile_end(t, acc[0], PAIR_ROWS, k0, k1);
+        tile_end(second, acc[1], PAIR_ROWS, k0, k1);
+    }
+}
+#endif
+
 #if defined(__AVX512BF16__)
 /* A bf16 panel against bf16 rows. */
 ALWAYS void tile_dot(const tile *t, int rows)
@@ -173,6 +217,8 @@ typedef struct walk {
     uint32_t blocks;       /* depth blocks */
     uint32_t block_depth;  /* k of a whole one */
     uint32_t chain;        /* k of one accumulator */
+    uint32_t end;          /* of the part's panels */
+    uint32_t pairs;        /* tiles of two panels; the rows before them are dealt to one of each panel */
     uint32_t tiles;        /* that the rows are dealt to */
     uint32_t runs;         /* of them over a block of a whole panel */
     size_t k_bytes;        /* of a panel for one k */
@@ -231,13 +277,29 @@ static uint32_t tile_row(const walk *s, uint32_t i)
     return (uint32_t)((uint64_t)s->d->rows * i / s->tiles);
 }
 
-/* y waits in memory between depth blocks; by the time a tile ends its rows should be back. */
-static void prefetch_rows(const walk *s, uint32_t i, const float *y, uint32_t columns)
+/* y waits in memory between depth blocks; by the time a tile ends the next one's rows should be back. */
+static void prefetch_rows(const walk *s, uint32_t row, uint32_t end, const float *y, uint32_t columns)
 {
-    if (i >= s->tiles) return;
-    for (uint32_t row = tile_row(s, i); row < tile_row(s, i + 1); row++)
+    for (; row < end; row++)
         for (uint32_t c = 0; c < columns; c += 16)
             __builtin_prefetch(y + row * s->y_stride + c, 1, 3);
+}
+
+/* Of one block of one panel, from this row and this column of the panel on. */
+static tile tile_of(const walk *s, place at, uint32_t row, uint32_t c)
+{
+    const rt_dense *d = s->d;
+    return (tile){
+        .x = (const char *)d->packed + ((size_t)at.block * d->rows + row) * RT_X_STRIDE,
+        .w = weights_at(s, at) + c * sizeof(float), /* 4 bytes a column: a float, or a pair of bf16 */
+        .depth = depth_of(s, at),
+        .chain = s->chain,
+        .y = y_at(s, at) + row * s->y_stride + c,
+        .y_stride = s->y_stride,
+        .bias = d->bias && at.block + 1 == s->blocks ? d->bias + panel_at(s, at) * RT_PANEL + c : NULL,
+        .starts = at.block == 0,
+        .wide = s->wide + c,
+    };
 }
 
 /* What a run over a block brings into the cache meanwhile: its share of the block that comes next, or, where
@@ -254,38 +316,89 @@ static void fetch_ahead(const walk *s, place at, place next, uint32_t run, tile 
     t->ahead_step = s->k_bytes / sharing;
 }
 
+/* gate and up are summed: is SwiGLU due? */
+static void end_block(const walk *s, place at)
+{
+    if (s->d->next && at.visit % 2 && at.block + 1 == s->blocks) rt_gate_panel(s->d, at.visit / 2, s->y);
+}
+
 /* All rows against one block of a panel. */
 static void panel_block(const walk *s, place at, place next)
 {
-    const rt_dense *d = s->d;
-    const char *w = weights_at(s, at);
-    float *y = y_at(s, at);
-    uint32_t first = panel_at(s, at) * RT_PANEL, width = least(RT_PANEL, d->w->n - first), runs = 0;
+    uint32_t width = least(RT_PANEL, s->d->w->n - panel_at(s, at) * RT_PANEL), runs = 0;
     for (uint32_t i = 0; i < s->tiles; i++) {
-        uint32_t row = tile_row(s, i), rows = tile_row(s, i + 1) - row, stripe = 16 * vectors_of(rows);
+        uint32_t row = tile_row(s, i), end = tile_row(s, i + 1), stripe = 16 * vectors_of(end - row);
         bool cached = i > 0;
         for (uint32_t c = 0; c < width; c += stripe, runs++) {
-            uint32_t column = first + c, columns = least(stripe, width - c);
-            tile t = {
-                .x = (const char *)d->packed + ((size_t)at.block * d->rows + row) * RT_X_STRIDE,
-                /* 4 bytes a column: a float, or a pair of bf16. */
-                .w = (cached && s->widens ? (const char *)s->wide : w) + c * sizeof(float),
-                .depth = depth_of(s, at),
-                .chain = s->chain,
-                .y = y + row * s->y_stride + c,
-                .y_stride = s->y_stride,
-                .bias = d->bias && at.block + 1 == s->blocks ? d->bias + column : NULL,
-                .starts = at.block == 0,
-                .wide = s->wide + c,
-            };
+            uint32_t columns = least(stripe, width - c);
+            tile t = tile_of(s, at, row, c);
+            if (cached && s->widens) t.w = t.wide;
             fetch_ahead(s, at, next, runs, &t);
-            if (!t.starts) prefetch_rows(s, i + 1, y + c, columns);
-            tile_fn run = (cached ? s->others : s->first)[rows - 1];
+            if (!t.starts && i + 1 < s->tiles)
+                prefetch_rows(s, end, tile_row(s, i + 2), y_at(s, at) + c, columns);
+            tile_fn run = (cached ? s->others : s->first)[end - row - 1];
             if (columns == stripe) run(&t);
-            else tile_ragged(run, t, rows, columns);
+            else tile_ragged(run, t, end - row, columns);
         }
     }
-    if (d->next && at.visit % 2 && at.block + 1 == s->blocks) rt_gate_panel(d, at.visit / 2, s->y);
+    end_block(s, at);
+}
+
+#if PAIRS
+/* What tile i brings: its share of the next pair's blocks, the first half of the tiles of one's. */
+static void fetch_pair(const walk *s, place next, uint32_t i, tile *t)
+{
+    uint32_t half = (s->pairs + 1) / 2, panel = i / half, sharing = panel ? s->pairs - half : half;
+    if (s->pairs < 2 || next.visit + panel >= s->end) return;
+    next.visit += panel;
+    t->ahead = weights_at(s, next) + depth_of(s, next) * s->k_bytes * (i - panel * half) / sharing;
+    t->ahead_step = PAIR_STEPS * s->k_bytes / sharing;
+}
+
+/* All rows against one block of two panels. */
+static void pair_block(const walk *s, place at, place next)
+{
+    const place second = {at.visit + 1, at.block};
+    const uint32_t before = s->d->rows - s->pairs * PAIR_ROWS;
+    for (int i = 0; i < 2; i++) {
+        tile t = tile_of(s, i ? second : at, 0, 0);
+        t.wide += i * RT_WIDE_FLOATS;
+        t.ahead = (const char *)t.w + BYTES_AHEAD;
+        t.ahead_step = s->k_bytes;
+        s->first[before - 1](&t);
+    }
+    for (uint32_t i = 0, row = before; i < s->pairs; i++, row += PAIR_ROWS) {
+        tile t = tile_of(s, at, row, 0), u = tile_of(s, second, row, 0);
+        if (s->widens) {
+            t.w = t.wide;
+            u.w = t.wide + RT_WIDE_FLOATS;
+        }
+        fetch_pair(s, next, i, &t);
+        if (!t.starts && i + 1 < s->pairs)
+            prefetch_rows(s, row + PAIR_ROWS, row + 2 * PAIR_ROWS, t.y - row * s->y_stride, 2 * RT_PANEL);
+        tile_pair(&t, &u);
+    }
+    end_block(s, second);
+}
+#endif
+
+/* Panels that are visited together. */
+static uint32_t together(const walk *s, uint32_t visit)
+{
+    bool whole = s->d->next || (visit + 2) * RT_PANEL <= s->d->w->n;
+    return s->pairs && whole && visit + 2 <= s->end ? 2 : 1;
+}
+
+/* All rows against one block of a panel, or of the two that are visited together. */
+static void walk_block(const walk *s, place at, place next)
+{
+#if PAIRS
+    if (together(s, at.visit) == 2) {
+        pair_block(s, at, next);
+        return;
+    }
+#endif
+    panel_block(s, at, next);
 }
 
 static walk plan_walk(const rt_dense *d, uint32_t part)
@@ -302,6 +415,7 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
     s.chain = m->stored == RC_F32 ? FLOAT_CHAIN : s.block_depth;
     s.blocks = (s.depth + s.block_depth - 1) / s.block_depth;
     s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
+    if (PAIRS && d->rows > TILE_ROWS) s.pairs = (d->rows - TILE_ROWS + PAIR_ROWS - 1) / PAIR_ROWS;
     for (uint32_t i = 0; i < s.tiles; i++)
         s.runs += (uint32_t)(VECTORS / vectors_of((int)(tile_row(&s, i + 1) - tile_row(&s, i))));
     s.k_bytes = RT_PANEL * rc_dtype_bytes(m->stored);
@@ -318,25 +432,28 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
 
 void RC_FAMILY(rt_dense_run)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
-    uint32_t first, end;
-    uint32_t together = d->next ? 2 : 1;
-    rt_share(rt_matrix_panels(d->w->n) / together, part, parts, &first, &end);
-    first *= together;
-    end *= together;
     walk s = plan_walk(d, part);
+    const uint32_t panels = rt_matrix_panels(d->w->n), unit = d->next || s.pairs ? 2 : 1;
+    uint32_t first, end;
+    rt_share((panels + unit - 1) / unit, part, parts, &first, &end);
+    first *= unit;
+    s.end = end = least(unit * end, panels);
     if (d->next || (size_t)d->rows * s.blocks * RT_X_BYTES <= LINEAR_BYTES) {
-        for (uint32_t p = first; p < end; p++)
+        for (uint32_t p = first, after; p < end; p = after) {
+            after = p + together(&s, p);
             for (uint32_t b = 0; b < s.blocks; b++) {
                 bool last = b + 1 == s.blocks;
-                panel_block(&s, (place){p, b}, last ? (place){least(p + 1, end - 1), 0} : (place){p, b + 1});
+                walk_block(&s, (place){p, b}, last ? (place){least(after, end - 1), 0} : (place){p, b + 1});
             }
+        }
         return;
     }
     for (uint32_t b = 0; b < s.blocks; b++)
-        for (uint32_t p = first; p < end; p++) {
-            bool last = p + 1 == end;
-            panel_block(&s, (place){p, b},
-                        last ? (place){first, least(b + 1, s.blocks - 1)} : (place){p + 1, b});
+        for (uint32_t p = first, after; p < end; p = after) {
+            after = p + together(&s, p);
+            bool last = after == end;
+            walk_block(&s, (place){p, b},
+                       last ? (place){first, least(b + 1, s.blocks - 1)} : (place){after, b});
         }
 }
 

@@ -18,7 +18,7 @@ static inline rc_vf rt_gate(rc_vf gate, rc_vf up)
  * RT_PATCH_STRIDE apart. */
 static inline float *rt_patch(const rt_dense *d, uint32_t part)
 {
-    return d->scratch + (size_t)part * RT_SCRATCH_FLOATS + RT_WIDE_FLOATS;
+    return d->scratch + (size_t)part * RT_SCRATCH_FLOATS + 2 * RT_WIDE_FLOATS;
 }
 
 /* Both are whole, and still in the cache: these columns of the rows that `next` takes. */

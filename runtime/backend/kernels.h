@@ -19,7 +19,7 @@ enum {
     RT_OPERANDS_FLOATS = RT_X_BYTES / 4 * RT_PANEL, /* a panel's depth block, widened or expanded */
     RT_WIDE_FLOATS = RT_OPERANDS_FLOATS + 2 * (RT_X_BYTES / 2 / 16) * RT_PANEL, /* its scales, minima too */
     RT_PATCH_STRIDE = 2 * RT_PANEL, /* a panel of gate's columns and one of up's, side by side */
-    RT_SCRATCH_FLOATS = RT_WIDE_FLOATS + RT_ROWS_BLOCK * RT_PATCH_STRIDE
+    RT_SCRATCH_FLOATS = 2 * RT_WIDE_FLOATS + RT_ROWS_BLOCK * RT_PATCH_STRIDE
 };
 
 /* At most RT_ROWS_BLOCK rows of y = x W^T + bias. `packed` is shared by the parts: `pack` fills it, all of

@@ -18,6 +18,10 @@ enum { TILE_ROWS = 5, PANEL_ROWS = 2 };   /* 10 accumulators of 16 registers: be
 enum { TILE_ROWS = 2, PANEL_ROWS = 0 };   /* 8 accumulators of 16 registers */
 #endif
 enum { VECTORS = 2 };                     /* at most; vectors_of(rows) of them */
+/* Of many rows, by AVX-512's multiply-adds, PAIR_ROWS by two panels: 10 loads for 24 of them, where a panel
+ * with 12 rows takes 14. A core that is shared between hyperthreads, as two virtual CPUs often are, has too
+ * few loads and decoded instructions for its multiply-adds: there that is 6 to 10 % on a Xeon. */
+enum { PAIR_ROWS = 6 };
 
 ALWAYS int vectors_of(int rows) { return rows <= PANEL_ROWS ? 2 : 1; }
 
@@ -25,6 +29,11 @@ ALWAYS int vectors_of(int rows) { return rows <= PANEL_ROWS ? 2 : 1; }
 #define DOT 1
 #else
 #define DOT 0
+#endif
+#if defined(__AVX512F__) && !DOT
+#define PAIRS 1
+#else
+#define PAIRS 0
 #endif
 
 #define TILE(kind, rows) \
