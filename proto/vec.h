@@ -67,7 +67,7 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch(const void *at,
  *     rc_vf_keep(v, n, fill)                         lanes below n of v, fill's from n on
  *     rc_vf_sum(v)  rc_vf_top(v)                     over the lanes
  *     rc_vf_transpose(r)                             r[16]: lane j of r[i] and lane i of r[j] change places
- *     rc_vf_scale2_(v, t, x, least)                  v * 2^k, rounded once, where t = k + RC_VF_ROUND_; it is 0
+ *     rc_vf_scale2_(v, t, x, least)                  v * 2^k, rounded once, where t = k + RC_VF_ROUND_; 0
  *                                                    in lanes of x that are `least` or less */
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #include "proto/vec_avx512.h"

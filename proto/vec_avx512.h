@@ -137,8 +137,8 @@ static inline void rc_vf_transpose(rc_vf r[16])
     }
 }
 
-/* Lanes that come out as 0 are masked: a result too small for a float, 0 included, takes Intel's microcode 250
- * cycles, and of weights of attention many a vector has one, as what is not seen is e^-inf. */
+/* Lanes that come out as 0 are masked: a result too small for a float, 0 included, takes Intel's microcode
+ * 250 cycles, and of attention's weights many a vector has one, as what is not seen is e^-inf. */
 static inline rc_vf rc_vf_scale2_(rc_vf v, rc_vf t, rc_vf x, float least)
 {
     __mmask16 lives = _mm512_cmp_ps_mask(x, _mm512_set1_ps(least), _CMP_NLE_UQ);
