@@ -142,21 +142,6 @@ ALWAYS void tile_bf16(const tile *t, int rows) { tile_pairs(t, rows, false); }
 ALWAYS void tile_widen(const tile *t, int rows) { tile_pairs(t, rows, true); }
 
 #if PAIRS
-enum { PAIR_STEPS = 4 }; /* k without a test between: 4 % where hyperthreads share a core */
-
-ALWAYS void step_pair(rc_vf acc[2][PAIR_ROWS][VECTORS], const float *w, ptrdiff_t other, const float *x)
-{
-    rc_vf b[2][VECTORS] = {{rc_vf_load(w), rc_vf_load(w + 16)},
-                           {rc_vf_load(w + other), rc_vf_load(w + other + 16)}};
-#pragma GCC unroll 6
-    for (int r = 0; r < PAIR_ROWS; r++) {
-        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
-#pragma GCC unroll 4
-        for (int i = 0; i < 2 * VECTORS; i++)
-            acc[i / 2][r][i % 2] = rc_vf_fma(a, b[i / 2][i % 2], acc[i / 2][r][i % 2]);
-    }
-}
-
 /* Two tiles of float32 operands and the same rows. */
 static void tile_pair(const tile *t, const tile *second)
 {
@@ -415,7 +400,7 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
     s.chain = m->stored == RC_F32 ? FLOAT_CHAIN : s.block_depth;
     s.blocks = (s.depth + s.block_depth - 1) / s.block_depth;
     s.tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS;
-    if (PAIRS && d->rows > TILE_ROWS) s.pairs = (d->rows - TILE_ROWS + PAIR_ROWS - 1) / PAIR_ROWS;
+    s.pairs = pairs_of(d->rows);
     for (uint32_t i = 0; i < s.tiles; i++)
         s.runs += (uint32_t)(VECTORS / vectors_of((int)(tile_row(&s, i + 1) - tile_row(&s, i))));
     s.k_bytes = RT_PANEL * rc_dtype_bytes(m->stored);

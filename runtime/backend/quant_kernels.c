@@ -20,28 +20,15 @@
 #include "runtime/backend/family_parts.h"
 #include "runtime/backend/gate.h"
 #include "runtime/backend/pool.h"
-#include "runtime/backend/quant_codes.h"
+#include "runtime/backend/quant_stretch.h"
 #include "runtime/backend/tile_shape.h"
 
 enum {
     DIRECT_ROWS = PANEL_ROWS < 4 ? PANEL_ROWS : 4, /* more share the cost of expanding; registers are out */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
-    CODES_AHEAD = 2048,  /* bytes of a stream over weights while it is expanded, a group at once */
     LINES_AHEAD = 8192,  /* while rows read the codes, a line at a time: 4096 is 12 % slower on Zen 5 */
-    RUNS_MAX = RT_X_BYTES / 2 / RT_QUANT_RUN_MIN,
     SUM_RUN = 32         /* k of a run of the formats that have minima */
 };
-
-/* A panel's stretch, expanded. */
-typedef struct stretch {
-    void *operands;
-    float *scale, *min; /* [runs][32] */
-    uint32_t depth, run;
-    bool rounded, has_min;
-    bool is_expanded; /* else tiles read the codes themselves */
-    const rt_quant *format;
-    uint16_t values[64]; /* bf16: code + offset; with 4 bits again after 16, so that no bit need be cut off */
-} stretch;
 
 /* Some rows by one stripe of columns over one stretch. */
 typedef struct tile {
@@ -58,79 +45,6 @@ typedef struct tile {
 } tile;
 
 typedef void (*tile_fn)(const tile *t);
-
-/* ---- expanding ---- */
-
-#if defined(__AVX2__)
-ALWAYS void expand_block(const code_block *b, const stretch *s, uint32_t k, const int bits)
-{
-    for (int line = 0; line < 8; line++)
-#pragma GCC unroll 4
-        for (int o = 0; o < 4; o++) {
-            size_t at = (size_t)(k + 4 * (uint32_t)line + 2 * (uint32_t)(o / 2)) * RT_PANEL;
-#if DOT
-            if (s->rounded) {
-                _mm512_storeu_si512((uint16_t *)s->operands + at + 32 * (o % 2), words_of(b, line, o, bits));
-                continue;
-            }
-#endif
-            rc_vf even, odd;
-            float *out = (float *)s->operands + at + 16 * (o % 2);
-            values_of(b, line, o, bits, &even, &odd);
-            rc_vf_store(out, even);
-            rc_vf_store(out + RT_PANEL, odd);
-        }
-}
-
-static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
-{
-    code_block b = block_of(q, s->values, codes);
-    if (q->bits == 8) expand_block(&b, s, k, 8);
-    else if (q->bits == 4) expand_block(&b, s, k, 4);
-    else if (q->bits == 5) expand_block(&b, s, k, 5);
-    else expand_block(&b, s, k, 6);
-}
-#else
-static void expand_codes(const rt_quant *q, const uint8_t *codes, const stretch *s, uint32_t k)
-{
-    float *out = (float *)s->operands + (size_t)k * RT_PANEL;
-    for (uint32_t o = 0; o < 32; o++)
-        for (uint32_t w = 0; w < 32; w++)
-            out[(o / 2 * 2 + w % 2) * RT_PANEL + o % 2 * 16 + w / 2] =
-                (float)(code_of(q, codes, o, w) + q->offset);
-}
-#endif
-
-static void expand_factors(const uint8_t *factors, bool is_signed, float sign, const float d[RT_PANEL],
-                           float *out)
-{
-    for (int c = 0; c < RT_PANEL; c++)
-        out[c] = d[c] * (sign * (is_signed ? (float)(int8_t)factors[c] : (float)factors[c]));
-}
-
-/* Scales and minima of the group whose first run is `run`. */
-static void expand_scales(const rt_quant *q, const uint8_t *d, const stretch *s, uint32_t run)
-{
-    float scale[RT_PANEL], min[RT_PANEL];
-    const uint8_t *factors = d + (q->has_min ? 4 : 2) * RT_PANEL;
-    uint32_t runs = q->group / q->run;
-    for (int c = 0; c < RT_PANEL; c += 16) {
-        rc_vf_store(scale + c, load_f16(d + 2 * c));
-        if (q->has_min) rc_vf_store(min + c, load_f16(d + 2 * (RT_PANEL + c)));
-    }
-    for (uint32_t r = 0; r < runs; r++) {
-        float *to = s->scale + (size_t)(run + r) * RT_PANEL, *low = s->min + (size_t)(run + r) * RT_PANEL;
-        if (!q->has_factors) {
-            memcpy(to, scale, sizeof scale);
-            if (q->has_min) memcpy(low, min, sizeof min);
-            continue;
-        }
-        expand_factors(factors + r * RT_PANEL, q->signed_factors, 1, scale, to);
-        if (q->has_min) expand_factors(factors + (runs + r) * RT_PANEL, false, -1, min, low);
-    }
-}
-
-/* ---- tiles ---- */
 
 ALWAYS void begin(const tile *t, rc_vf acc[][VECTORS], int rows)
 {
@@ -212,17 +126,32 @@ ALWAYS void load_columns(const tile *t, const float *of_runs, uint32_t run, rc_v
         out[v] = rc_vf_load(of_runs + (size_t)run * RT_PANEL + t->column + 16 * v);
 }
 
-ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
+ALWAYS void begin_run(rc_vf sum[][VECTORS], int rows)
 {
     const int vectors = vectors_of(rows);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) sum[r][v] = rc_vf_zero();
+}
+
+ALWAYS void end_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS], uint32_t run, bool has_min,
+                    int rows)
+{
+    const int vectors = vectors_of(rows);
+    rc_vf scale[VECTORS], min[VECTORS];
+    load_columns(t, t->s->scale, run, scale, vectors);
+    if (has_min) load_columns(t, t->s->min, run, min, vectors);
+    scale_run(t, acc, sum, run, scale, has_min ? min : NULL, rows);
+}
+
+ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
+{
     rc_vf acc[TILE_ROWS][VECTORS], sum[TILE_ROWS][VECTORS];
     const stretch *s = t->s;
     begin(t, acc, rows);
     for (uint32_t k = 0, run = 0; k < s->depth; k += s->run, run++) {
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) sum[r][v] = rc_vf_zero();
+        begin_run(sum, rows);
 #if DOT
         if (dots) {
             const uint16_t *w = (const uint16_t *)s->operands + (size_t)k * RT_PANEL + 2 * t->column;
@@ -233,10 +162,7 @@ ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
             const float *w = (const float *)s->operands + (size_t)k * RT_PANEL + t->column;
             run_f32(sum, w, (const float *)(const void *)t->x + k, s->run, rows);
         }
-        rc_vf scale[VECTORS], min[VECTORS];
-        load_columns(t, s->scale, run, scale, vectors);
-        if (has_min) load_columns(t, s->min, run, min, vectors);
-        scale_run(t, acc, sum, run, scale, has_min ? min : NULL, rows);
+        end_run(t, acc, sum, run, has_min, rows);
     }
     (void)dots;
     end(t, acc, rows);
@@ -250,6 +176,32 @@ ALWAYS void plain_dot(const tile *t, int rows) { tile_runs(t, true, false, rows)
 ALWAYS void min_dot(const tile *t, int rows) { tile_runs(t, true, true, rows); }
 TILES(plain_dot)
 TILES(min_dot)
+#endif
+
+#if PAIRS
+/* Two tiles of the same rows. */
+ALWAYS void pair_runs(const tile *t, const tile *u, bool has_min)
+{
+    rc_vf acc[2][PAIR_ROWS][VECTORS], sum[2][PAIR_ROWS][VECTORS];
+    const float *w = t->s->operands, *x = (const float *)(const void *)t->x;
+    const ptrdiff_t other = (const float *)u->s->operands - w;
+    const uint32_t depth = t->s->depth, run_depth = t->s->run;
+    begin(t, acc[0], PAIR_ROWS);
+    begin(u, acc[1], PAIR_ROWS);
+    for (uint32_t k = 0, run = 0; k < depth; k += run_depth, run++) {
+        begin_run(sum[0], PAIR_ROWS);
+        begin_run(sum[1], PAIR_ROWS);
+        for (uint32_t i = 0; i < run_depth; i += PAIR_STEPS)
+#pragma GCC unroll 4
+            for (int step = 0; step < PAIR_STEPS; step++, w += RT_PANEL, x++) step_pair(sum, w, other, x);
+        end_run(t, acc[0], sum[0], run, has_min, PAIR_ROWS);
+        end_run(u, acc[1], sum[1], run, has_min, PAIR_ROWS);
+    }
+    end(t, acc[0], PAIR_ROWS);
+    end(u, acc[1], PAIR_ROWS);
+}
+static void plain_pair(const tile *t, const tile *u) { pair_runs(t, u, false); }
+static void min_pair(const tile *t, const tile *u) { pair_runs(t, u, true); }
 #endif
 
 #if defined(__AVX2__)
@@ -329,10 +281,7 @@ ALWAYS void sum_run(const tile *t, const code_block *b, int line, uint32_t k, rc
                     const bool dots, const int bits, int rows)
 {
     const int lines = bits == 6 ? RT_QUANT_RUN_MIN / 4 : 8; /* of the formats with 6 bits a run is 16 k */
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_zero();
+    begin_run(sum, rows);
 #pragma GCC unroll 8
     for (int i = 0; i < lines; i++) direct_line(t, b, line + i, k + 4 * (uint32_t)i, sum, dots, bits, rows);
 }
@@ -406,26 +355,6 @@ static const tile_fn *tiles_for(const stretch *s)
     return s->has_min ? min_f32s : plain_f32s;
 }
 
-static const uint8_t *stretch_codes(const rt_matrix *m, uint32_t panel, uint32_t k0)
-{
-    return (const uint8_t *)rt_matrix_panel(m, panel) + k0 / m->quant->group * rt_quant_group_bytes(m->quant);
-}
-
-/* k of a stretch from k0 on; both are multiples of the group. */
-static void expand(const rt_matrix *m, uint32_t panel, uint32_t k0, stretch *s)
-{
-    const rt_quant *q = m->quant;
-    size_t group_bytes = rt_quant_group_bytes(q), codes_bytes = rt_quant_codes_bytes(q);
-    const uint8_t *group = stretch_codes(m, panel, k0);
-    for (uint32_t k = 0; k < s->depth; k += q->group, group += group_bytes) {
-        const uint8_t *codes = group;
-        rc_vf_prefetch(group + CODES_AHEAD, group_bytes);
-        for (uint32_t b = 0; b < q->group; b += RT_QUANT_BLOCK, codes += codes_bytes)
-            expand_codes(q, codes, s, k + b);
-        expand_scales(q, codes, s, k / q->run);
-    }
-}
-
 #if defined(__AVX2__)
 enum { HAS_DIRECT = 1 };
 #else
@@ -435,55 +364,93 @@ enum { HAS_DIRECT = 0 };
 /* One part's walk. */
 typedef struct walk {
     const rt_dense *d;
-    stretch s;
-    uint32_t block_depth, tiles;
-    float *y; /* the panel's first column of the first row */
+    stretch s[2];     /* of a panel, or of a pair */
+    float *y;         /* the first one's first column of the first row; the other's columns follow */
     size_t y_stride;
+    uint32_t block_depth;
+    uint32_t pairs;   /* tiles of both panels of a pair; the rows before them have tiles of each */
 } walk;
 
-/* All rows against k0 .. k0 + s.depth of a panel. */
-static void panel_stretch(walk *w, uint32_t panel, uint32_t k0)
+/* A panel, and which of the two whose columns are side by side in y. */
+typedef struct place {
+    uint32_t panel, side;
+} place;
+
+/* Panels that do not pair take turns in one, so that what few rows expand stays in L1. */
+static stretch *stretch_at(walk *w, place at) { return &w->s[w->pairs ? at.side : 0]; }
+
+/* Rows from `row` on against the stretch from k0 on: its columns from c on. */
+static tile tile_of(walk *w, place at, uint32_t k0, uint32_t row, uint32_t c)
 {
     const rt_dense *d = w->d;
-    size_t x_size = w->s.rounded ? sizeof(uint16_t) : sizeof(float);
-    uint32_t block = k0 / w->block_depth, within = k0 % w->block_depth;
-    const char *packed = (const char *)d->packed + (size_t)block * d->rows * RT_X_STRIDE;
-    bool ends = k0 + w->s.depth == d->w->k;
-    if (w->s.is_expanded) expand(d->w, panel, k0, &w->s);
-    for (uint32_t i = 0; i < w->tiles; i++) {
+    const stretch *s = stretch_at(w, at);
+    size_t x_size = s->rounded ? sizeof(uint16_t) : sizeof(float);
+    uint32_t block = k0 / w->block_depth, within = k0 % w->block_depth, column = at.panel * RT_PANEL + c;
+    const char *x = (const char *)d->packed + ((size_t)block * d->rows + row) * RT_X_STRIDE;
+    tile t = {
+        .s = s,
+        .x = x + within * x_size,
+        .codes = stretch_codes(d->w, at.panel, k0),
+        .sums = x + RT_X_BYTES + within / SUM_RUN * sizeof(float),
+        .column = c,
+        .y = w->y + row * w->y_stride + at.side * RT_PANEL + c,
+        .y_stride = w->y_stride,
+        .bias = d->bias && k0 + s->depth == d->w->k ? d->bias + column : NULL,
+        .starts = k0 == 0,
+    };
+    for (uint32_t v = 0; v < VECTORS; v++) {
+        uint32_t left = d->w->n - column;
+        t.lanes[v] = left > 16 * v ? least(16, left - 16 * v) : 0;
+    }
+    return t;
+}
+
+/* The first `rows` against k0 .. k0 + depth. */
+static void panel_stretch(walk *w, place at, uint32_t k0, uint32_t depth, uint32_t rows)
+{
+    const uint32_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, columns = w->d->w->n - at.panel * RT_PANEL;
+    stretch *s = stretch_at(w, at);
+    s->depth = depth;
+    if (s->is_expanded) expand(w->d->w, at.panel, k0, s);
+    for (uint32_t i = 0; i < tiles; i++) {
         uint32_t row, end_row;
-        rt_share(d->rows, i, w->tiles, &row, &end_row);
-        const char *x = packed + (size_t)row * RT_X_STRIDE;
+        rt_share(rows, i, tiles, &row, &end_row);
         uint32_t stripe = 16 * (uint32_t)vectors_of((int)(end_row - row));
-        for (uint32_t c = 0; c < RT_PANEL && panel * RT_PANEL + c < d->w->n; c += stripe) {
-            uint32_t column = panel * RT_PANEL + c;
-            tile t = {
-                .s = &w->s,
-                .x = x + within * x_size,
-                .codes = stretch_codes(d->w, panel, k0),
-                .sums = x + RT_X_BYTES + within / SUM_RUN * sizeof(float),
-                .column = c,
-                .y = w->y + row * w->y_stride + c,
-                .y_stride = w->y_stride,
-                .bias = d->bias && ends ? d->bias + column : NULL,
-                .starts = k0 == 0,
-            };
-            for (uint32_t v = 0; v < VECTORS; v++) {
-                uint32_t left = d->w->n - column;
-                t.lanes[v] = left > 16 * v ? least(16, left - 16 * v) : 0;
-            }
-            tiles_for(&w->s)[end_row - row - 1](&t);
+        for (uint32_t c = 0; c < least(RT_PANEL, columns); c += stripe) {
+            tile t = tile_of(w, at, k0, row, c);
+            tiles_for(s)[end_row - row - 1](&t);
         }
     }
 }
 
-/* k0 .. k0 + depth of a panel, in stretches. */
-static void panel_block(walk *w, uint32_t panel, uint32_t k0, uint32_t depth, uint32_t stretch_depth)
+#if PAIRS
+static void pair_stretch(walk *w, const place at[2], uint32_t k0, uint32_t depth)
 {
-    for (uint32_t k = 0; k < depth; k += w->s.depth) {
-        w->s.depth = least(stretch_depth, depth - k);
-        panel_stretch(w, panel, k0 + k);
+    const uint32_t rows = w->d->rows, before = rows - w->pairs * PAIR_ROWS;
+    for (int i = 0; i < 2; i++) panel_stretch(w, at[i], k0, depth, before);
+    for (uint32_t row = before; row < rows; row += PAIR_ROWS) {
+        tile t = tile_of(w, at[0], k0, row, 0), u = tile_of(w, at[1], k0, row, 0);
+        if (t.s->has_min) min_pair(&t, &u);
+        else plain_pair(&t, &u);
     }
+}
+#endif
+
+/* k0 .. k0 + depth of one or two panels, in stretches. */
+static void panels_block(walk *w, const place *at, uint32_t count, uint32_t k0, uint32_t depth,
+                         uint32_t stretch_depth)
+{
+    const uint32_t end = k0 + depth;
+#if PAIRS
+    if (w->pairs && count == 2) {
+        for (uint32_t k = k0; k < end; k += stretch_depth)
+            pair_stretch(w, at, k, least(stretch_depth, end - k));
+        return;
+    }
+#endif
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t k = k0; k < end; k += stretch_depth)
+            panel_stretch(w, at[i], k, least(stretch_depth, end - k), w->d->rows);
 }
 
 /* A panel of gate, the same of up, and SwiGLU while both are in the cache. */
@@ -491,15 +458,30 @@ static void run_gated(walk *w, uint32_t part, uint32_t parts)
 {
     const rt_dense *d = w->d;
     uint32_t panels = d->next->k / RT_PANEL, p, end_panel;
-    float *patch = rt_patch(d, part);
+    w->y = rt_patch(d, part);
     w->y_stride = RT_PATCH_STRIDE;
     for (rt_share(panels, part, parts, &p, &end_panel); p < end_panel; p++) {
-        for (uint32_t up = 0; up < 2; up++) {
-            w->y = patch + up * RT_PANEL;
-            panel_block(w, p + up * panels, 0, d->w->k, w->block_depth);
-        }
-        rt_gate_panel(d, p, patch);
+        panels_block(w, (place[]){{p, 0}, {p + panels, 1}}, 2, 0, d->w->k, w->block_depth);
+        rt_gate_panel(d, p, w->y);
     }
+}
+
+static walk plan_walk(const rt_dense *d, uint32_t part)
+{
+    const rt_matrix *m = d->w;
+    float *scratch = d->scratch + (size_t)part * RT_SCRATCH_FLOATS;
+    walk w = {.d = d, .block_depth = block_depth(m), .y_stride = d->y_stride, .pairs = pairs_of(d->rows)};
+    stretch s = {.run = m->quant->run, .rounded = packs_bf16(m), .has_min = m->quant->has_min,
+                 .is_expanded = !HAS_DIRECT || d->rows > DIRECT_ROWS, .format = m->quant};
+    for (int i = 0; i < 64; i++)
+        s.values[i] = rc_f32_to_bf16((float)((m->quant->bits == 4 ? i % 16 : i) + m->quant->offset));
+    for (int i = 0; i < 2; i++, scratch += RT_WIDE_FLOATS) {
+        s.operands = scratch;
+        s.scale = scratch + RT_OPERANDS_FLOATS;
+        s.min = s.scale + RUNS_MAX * RT_PANEL;
+        w.s[i] = s;
+    }
+    return w;
 }
 
 /* Few rows walk along a panel in short stretches; many rows take a panel's whole depth block at once, and all
@@ -507,26 +489,21 @@ static void run_gated(walk *w, uint32_t part, uint32_t parts)
 void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts)
 {
     const rt_matrix *m = d->w;
-    float *scratch = d->scratch + (size_t)part * RT_SCRATCH_FLOATS;
-    walk w = {.d = d, .block_depth = block_depth(m), .tiles = (d->rows + TILE_ROWS - 1) / TILE_ROWS,
-              .y_stride = d->y_stride};
-    w.s = (stretch){.operands = scratch, .scale = scratch + RT_OPERANDS_FLOATS, .run = m->quant->run,
-                    .rounded = packs_bf16(m), .has_min = m->quant->has_min, .format = m->quant};
-    w.s.is_expanded = !HAS_DIRECT || d->rows > DIRECT_ROWS;
-    for (int i = 0; i < 64; i++)
-        w.s.values[i] = rc_f32_to_bf16((float)((m->quant->bits == 4 ? i % 16 : i) + m->quant->offset));
-    w.s.min = w.s.scale + RUNS_MAX * RT_PANEL;
-    uint32_t first, end_panel, few = w.tiles == 1 && w.s.is_expanded ? FEW_DEPTH : w.block_depth;
+    walk w = plan_walk(d, part);
     if (d->next) {
         run_gated(&w, part, parts);
         return;
     }
+    const bool is_one_tile = d->rows <= TILE_ROWS;
+    const uint32_t stretch_depth = is_one_tile && w.s[0].is_expanded ? FEW_DEPTH : w.block_depth;
+    const uint32_t outer = is_one_tile ? m->k : w.block_depth;
+    uint32_t first, end_panel;
     rt_share(rt_matrix_panels(m->n), part, parts, &first, &end_panel);
-    uint32_t outer = w.tiles == 1 ? m->k : w.block_depth;
     for (uint32_t k0 = 0; k0 < m->k; k0 += outer)
-        for (uint32_t p = first; p < end_panel; p++) {
+        for (uint32_t p = first; p < end_panel; p += 2) {
             w.y = d->y + (size_t)p * RT_PANEL;
-            panel_block(&w, p, k0, least(outer, m->k - k0), few);
+            panels_block(&w, (place[]){{p, 0}, {p + 1, 1}}, least(2, end_panel - p), k0,
+                         least(outer, m->k - k0), stretch_depth);
         }
 }
 

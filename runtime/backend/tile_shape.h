@@ -66,6 +66,24 @@ ALWAYS void step_f32(rc_vf acc[][VECTORS], const rc_vf w[VECTORS], const float *
     }
 }
 
+#if PAIRS
+enum { PAIR_STEPS = 4 }; /* k without a test between: 4 % where hyperthreads share a core */
+
+/* One k into the accumulators of two tiles; the second one's columns are `other` floats from w. */
+ALWAYS void step_pair(rc_vf acc[2][PAIR_ROWS][VECTORS], const float *w, ptrdiff_t other, const float *x)
+{
+    rc_vf b[2][VECTORS] = {{rc_vf_load(w), rc_vf_load(w + 16)},
+                           {rc_vf_load(w + other), rc_vf_load(w + other + 16)}};
+#pragma GCC unroll 6
+    for (int r = 0; r < PAIR_ROWS; r++) {
+        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * VECTORS; i++)
+            acc[i / 2][r][i % 2] = rc_vf_fma(a, b[i / 2][i % 2], acc[i / 2][r][i % 2]);
+    }
+}
+#endif
+
 #if DOT
 /* One pair of k. */
 ALWAYS void step_dot(rc_vf acc[][VECTORS], const __m512bh w[VECTORS], const uint16_t *x, int rows)
@@ -82,6 +100,12 @@ ALWAYS void step_dot(rc_vf acc[][VECTORS], const __m512bh w[VECTORS], const uint
 #endif
 
 static inline uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* Tiles of two panels that some rows have; the 7 to 12 before them, or all, have tiles of one. */
+static inline uint32_t pairs_of(uint32_t rows)
+{
+    return PAIRS && rows > TILE_ROWS ? (rows - TILE_ROWS + PAIR_ROWS - 1) / PAIR_ROWS : 0;
+}
 
 /* Are x's rows rounded to bf16 for this matrix? */
 static inline bool packs_bf16(const rt_matrix *m)
