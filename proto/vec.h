@@ -49,6 +49,12 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch(const void *at,
 #pragma GCC unroll 2
     for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch((const char *)at + line, 0, 3);
 }
+/* Into L2, and no closer. */
+static inline __attribute__((always_inline)) void rc_vf_prefetch_l2(const void *at, size_t bytes)
+{
+#pragma GCC unroll 2
+    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch((const char *)at + line, 0, 2);
+}
 
 /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits of a float. */
 #define RC_VF_ROUND_ 0x1.8p23f

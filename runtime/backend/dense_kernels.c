@@ -36,9 +36,7 @@ enum { WIDENS = 1, FIRST_FETCHES = 0 };
 /* k of a chain where weights are float32: one over all k of a hidden size of 600 leaves 3.5 times the
  * rounding error in log probabilities. bf16 rounds far more than that, and its chain is a depth block. */
 enum { FLOAT_CHAIN = 128 };
-/* A Xeon has 16 lines on their way into L1, too few for what memory takes: there a stream comes to L2 first,
- * one row at 94 to 96 % of the bandwidth instead of 80 %. Zen does as well with one step. */
-enum { TO_L2_FIRST = PAIRS, STREAM_AHEAD = TO_L2_FIRST ? 32 << 10 : BYTES_AHEAD };
+enum { STREAM_AHEAD = TO_L2_FIRST ? L2_AHEAD : BYTES_AHEAD }; /* where nobody else brings the next block */
 enum { RUNS_FETCHING = 64 }; /* at most: of more, each would bring less than a line for a k */
 
 /* One tile of one depth block. */
