@@ -52,7 +52,7 @@ static bool next_tile(const work *w, run *r)
 
 /* Of a tile that is used where it is stored: its V, and the K of what is next, which is the same tile for the
  * unit's next head or the next tile. Else K and V of what is next. */
-static kv__ahead ahead_of(const work *w, const run *r, uint32_t head, bool in_place)
+static void find_ahead(const work *w, const run *r, uint32_t head, bool in_place, kv__half half[3])
 {
     const tile *now = &r->tiles[r->now], *next = now;
     size_t at = head * w->heads_apart, next_at = at + w->heads_apart;
@@ -63,8 +63,16 @@ static kv__ahead ahead_of(const work *w, const run *r, uint32_t head, bool in_pl
     kv__half values = {now->strips, now->strips_count, at + w->value_offset};
     kv__half next_keys = {next->strips, next->strips_count, next_at};
     kv__half next_values = {next->strips, next->strips_count, next_at + w->value_offset};
-    if (in_place) return (kv__ahead){.half = {values, next_keys}, .end = w->strip_bytes};
-    return (kv__ahead){.half = {next_keys, next_values}, .end = w->strip_bytes};
+    half[0] = in_place ? values : next_keys;
+    half[1] = in_place ? next_keys : next_values;
+    half[2] = (kv__half){0};
+}
+
+/* Steps of taking a strip, each of them a row of words. bf16 become floats without any: that is quick. */
+static uint32_t taking_steps(const work *w)
+{
+    uint32_t elements = w->form->word_elements;
+    return kv_word_elements(w->a->layout) > elements ? 0 : (w->dim + w->positions) / elements;
 }
 
 /* Spreads what is brought over the steps of a tile that `groups` of queries meet. */
@@ -73,9 +81,9 @@ static void set_pace(const work *w, const tile *t, uint32_t groups, bool in_plac
     uint32_t keys = w->dim / w->form->word_elements, values = KV_TILE / w->form->word_elements;
     uint32_t products = keys * (KV__TILE_VECTORS / KV__VECTORS);
     products += values * (w->padded / RC_LANES) / KV__VECTORS;
-    uint32_t taking = in_place ? 0 : t->strips_count * (keys + w->positions / w->form->word_elements);
+    uint32_t taking = in_place ? 0 : t->strips_count * taking_steps(w);
     uint32_t lines = 2 * (uint32_t)((ahead->end + KV__LINE - 1) / KV__LINE);
-    ahead->every = (groups * products + taking) / lines;
+    ahead->every = (int32_t)((groups * products + taking) / lines);
     if (ahead->every == 0) ahead->every = 1;
     ahead->wait = 1;
 }
@@ -90,18 +98,18 @@ static void bring_scales(const work *w, const tile *t)
     }
 }
 
-/* `rows` rows of `words` words, those of `to` `stride` apart. */
-static void copy_rows(const char *from, uint32_t rows, uint32_t words, uint32_t *to, size_t stride,
-                      kv__ahead *ahead)
+static void copy_rows(const kv__rows *r)
 {
-    const float *row = (const float *)(const void *)from;
-    float *at = (float *)to;
-    for (uint32_t i = 0; i < rows; i++, row += words, at += stride) {
-        uint32_t w = 0;
-        kv__bring_next(ahead);
-        for (; w + RC_LANES <= words; w += RC_LANES) rc_vf_store(at + w, rc_vf_load_bits(row + w));
-        if (w < words) rc_vf_store_n(at + w, rc_vf_load_bits_n(row + w, words - w), words - w);
+    const float *row = (const float *)(const void *)r->from;
+    float *to = (float *)r->to;
+    kv__ahead ahead = *r->ahead; /* in registers meanwhile */
+    for (uint32_t i = 0; i < r->rows; i++, row += r->words, to += r->stride) {
+        uint32_t at = 0;
+        kv__bring_next(&ahead, 1);
+        for (; at + RC_LANES <= r->words; at += RC_LANES) rc_vf_store(to + at, rc_vf_load_bits(row + at));
+        if (at < r->words) rc_vf_store_n(to + at, rc_vf_load_bits_n(row + at, r->words - at), r->words - at);
     }
+    *r->ahead = ahead;
 }
 
 /* Whether K and V are stored in words that the form's products take. */
@@ -110,25 +118,22 @@ static bool are_words(const work *w)
     return w->a->layout->element_bytes * w->form->word_elements == sizeof(uint32_t);
 }
 
-static void copy_words(const work *w, const kv__strip *s)
+/* K or V of strip i of the tile, of the unit's head `head`, to its place among strips of 16 positions. */
+static void take_strip(const work *w, const tile *t, uint32_t i, uint32_t head, bool is_value,
+                       kv__ahead *ahead)
 {
-    uint32_t elements = w->form->word_elements;
-    copy_rows(s->k, w->dim / elements, w->positions, s->to_k, KV_STRIP, s->ahead);
-    copy_rows(s->v, w->positions / elements, w->dim, s->to_v, w->padded, s->ahead);
-}
-
-/* Strip i of the tile, of the unit's head `head`, to its place among strips of 16 positions. */
-static void take_strip(const work *w, const tile *t, uint32_t i, uint32_t head, kv__ahead *ahead)
-{
-    uint32_t at = i * w->positions;
-    const char *k = t->strips[i] + head * w->heads_apart, *scales = t->scales[i] + head * w->heads_apart;
-    kv__strip s = {.k = k, .v = k + w->value_offset, .ahead = ahead};
-    s.k_scales = (const float *)(const void *)scales;
-    s.v_scales = (const float *)(const void *)(scales + w->value_offset);
-    s.to_k = w->k_room + at / KV_STRIP * KV_STRIP * w->dim + at % KV_STRIP;
-    s.to_v = w->v_room + at / w->form->word_elements * w->padded;
-    if (are_words(w)) copy_words(w, &s);
-    else w->form->widen(w, &s);
+    uint32_t at = i * w->positions, stored = kv_word_elements(w->a->layout);
+    size_t from = head * w->heads_apart + (is_value ? w->value_offset : 0);
+    kv__rows r = {.from = t->strips[i] + from, .is_value = is_value, .ahead = ahead};
+    r.is_int8 = w->a->layout->element_bytes == 1;
+    r.scales = (const float *)(const void *)(t->scales[i] + from);
+    r.rows = (is_value ? w->positions : w->dim) / stored;
+    r.words = is_value ? w->dim : w->positions;
+    r.to = is_value ? w->v_room + at / w->form->word_elements * w->padded
+                    : w->k_room + at / KV_STRIP * KV_STRIP * w->dim + at % KV_STRIP;
+    r.stride = is_value ? w->padded : KV_STRIP;
+    if (are_words(w)) copy_rows(&r);
+    else w->form->widen(&r);
 }
 
 /* Words of a tile that few queries meet are used where they are stored; strips of one head lie a power of two
@@ -138,18 +143,18 @@ static bool is_used_in_place(const work *w, uint32_t groups)
     return groups == 1 && are_words(w) && w->positions == KV_STRIP && w->dim == w->padded;
 }
 
-static void take_tile(work *w, const tile *t, uint32_t head, bool in_place, kv__ahead *ahead)
+/* K or V of the tile, of the unit's head `head`. */
+static void take_half(work *w, const tile *t, uint32_t head, bool in_place, bool is_value, kv__ahead *ahead)
 {
-    for (uint32_t i = 0; i < t->strips_count && !in_place; i++) take_strip(w, t, i, head, ahead);
-    for (uint32_t i = 0; i < KV__STRIPS && !in_place; i++) {
-        w->k[i] = w->k_room + i * KV_STRIP * w->dim;
-        w->v[i] = w->v_room + i * KV_STRIP / w->form->word_elements * w->padded;
+    const uint32_t **half = is_value ? w->v : w->k;
+    size_t from = head * w->heads_apart + (is_value ? w->value_offset : 0);
+    for (uint32_t i = 0; i < t->strips_count; i++) {
+        if (in_place) half[i] = (const uint32_t *)(const void *)(t->strips[i] + from);
+        else take_strip(w, t, i, head, is_value, ahead);
     }
-    for (uint32_t i = 0; i < t->strips_count && in_place; i++) {
-        const char *k = t->strips[i] + head * w->heads_apart;
-        w->k[i] = (const uint32_t *)(const void *)k;
-        w->v[i] = (const uint32_t *)(const void *)(k + w->value_offset);
-    }
+    for (uint32_t i = 0; i < KV__STRIPS && !in_place; i++)
+        half[i] = is_value ? w->v_room + i * KV_STRIP / w->form->word_elements * w->padded
+                           : w->k_room + i * KV_STRIP * w->dim;
 }
 
 /* Without a bf16 dot a tile of bf16 that many queries meet is widened once, if there are registers to use
@@ -170,24 +175,50 @@ typedef struct met {
     uint32_t first, end, head, visible;
 } met;
 
-/* The run's tile for one of the unit's heads. Groups of queries are about equal, so that none of them has few
- * accumulators. */
+static uint32_t groups_of(const met *m) { return (m->end - m->first + KV__QUERIES - 1) / KV__QUERIES; }
+
+/* How far a head's queries are cut into groups. */
+typedef struct cut {
+    uint32_t at, group;
+} cut;
+
+/* The next queries that see the same of a tile. Groups are about equal, so that none has few accumulators. */
+static bool next_few(const work *w, const met *m, uint32_t state, cut *c, kv__few *few)
+{
+    uint32_t groups = groups_of(m), left = m->end - c->at;
+    if (left == 0) return false;
+    uint32_t head = m->head + c->at - m->first, row = head / w->ratio, sees = m->visible + row;
+    uint32_t n = c->group < groups ? (left + groups - c->group - 1) / (groups - c->group) : left;
+    uint32_t left_in_row = (row + 1) * w->ratio - head;
+    if (n > KV__QUERIES) n = KV__QUERIES;
+    if (sees < KV_TILE && n > left_in_row) n = left_in_row;
+    *few = (kv__few){state + c->at, n, sees < KV_TILE ? sees : KV_TILE, w->p};
+    if (KV__HALVES_APART) few->p += (c->at - m->first) * KV_TILE;
+    *c = (cut){c->at + n, c->group + 1};
+    return true;
+}
+
+/* The run's tile for one of the unit's heads. */
 static void attend_tile(work *w, const run *r, uint32_t kv_head, const met *m)
 {
-    uint32_t groups = (m->end - m->first + KV__QUERIES - 1) / KV__QUERIES, state = kv_head * r->unit->count;
+    const tile *t = &r->tiles[r->now];
+    uint32_t groups = groups_of(m), state = kv_head * r->unit->count;
     w->form = form_of(w->a->layout->element_bytes, groups == 1);
     bool in_place = is_used_in_place(w, groups);
-    kv__ahead ahead = ahead_of(w, r, kv_head, in_place);
-    set_pace(w, &r->tiles[r->now], groups, in_place, &ahead);
-    take_tile(w, &r->tiles[r->now], kv_head, in_place, &ahead);
-    for (uint32_t q = m->first, n, group = 0; q < m->end; q += n, group++) {
-        uint32_t row = (m->head + q - m->first) / w->ratio, sees = m->visible + row;
-        n = group < groups ? (m->end - q + groups - group - 1) / (groups - group) : m->end - q;
-        if (n > KV__QUERIES) n = KV__QUERIES;
-        uint32_t left_in_row = (row + 1) * w->ratio - (m->head + q - m->first);
-        if (sees < KV_TILE && n > left_in_row) n = left_in_row;
-        w->form->attend(w, &ahead, state + q, n, sees < KV_TILE ? sees : KV_TILE);
+    kv__half half[3];
+    find_ahead(w, r, kv_head, in_place, half);
+    kv__ahead ahead = {.half = half, .end = w->strip_bytes};
+    set_pace(w, t, groups, in_place, &ahead);
+    take_half(w, t, kv_head, in_place, false, &ahead);
+    if (!KV__HALVES_APART) take_half(w, t, kv_head, in_place, true, &ahead);
+    kv__few few;
+    for (cut c = {m->first, 0}; next_few(w, m, state, &c, &few);) {
+        w->form->weigh(w, &ahead, &few);
+        if (!KV__HALVES_APART) w->form->add(w, &ahead, &few);
     }
+    if (!KV__HALVES_APART) return;
+    take_half(w, t, kv_head, in_place, true, &ahead);
+    for (cut c = {m->first, 0}; next_few(w, m, state, &c, &few);) w->form->add(w, &ahead, &few);
 }
 
 static void attend_heads(work *w, const run *r, const met *m)
@@ -288,10 +319,10 @@ void RC_FAMILY(kv_attn_cpu)(const kv_attn *a, uint32_t part, uint32_t parts, voi
     w.strip_bytes = kv_strip_bytes(a->layout);
     w.heads_apart = 2 * kv_head_bytes(a->layout);
     w.value_offset = kv_head_bytes(a->layout);
-    w.k_room = (uint32_t *)take(&at, (size_t)dim * KV_TILE);
-    w.v_room = (uint32_t *)take(&at, (size_t)padded * KV_TILE);
+    w.k_room = (uint32_t *)take(&at, (size_t)padded * KV_TILE);
+    w.v_room = KV__HALVES_APART ? w.k_room : (uint32_t *)take(&at, (size_t)padded * KV_TILE);
     w.q = take(&at, (size_t)dim * KV__UNIT_QUERIES);
-    w.p = take(&at, (size_t)KV_TILE * KV__QUERIES);
+    w.p = take(&at, (size_t)KV_TILE * (KV__HALVES_APART ? KV__UNIT_QUERIES : KV__QUERIES));
     w.out = take(&at, (size_t)padded * KV__UNIT_QUERIES);
     w.top = take(&at, KV__UNIT_QUERIES);
     w.sum = take(&at, (size_t)RC_LANES * KV__UNIT_QUERIES);

@@ -70,7 +70,7 @@ ALWAYS void scores_body(const product *m, uint32_t at, const int queries, const 
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) sum[q][v] = _mm512_setzero_ps();
     for (uint32_t i = 0; i < p.depth; i++) {
-        kv__bring_next(&ahead);
+        kv__bring_next(&ahead, 1);
         for (int v = 0; v < vectors; v++) row[v] = _mm512_loadu_si512(b[v] + RC_LANES * i);
         add_dots(sum, &p, i, row, queries, vectors);
     }
@@ -93,7 +93,7 @@ ALWAYS void mean_body(const product *m, uint32_t at, const int queries, const in
         b = p.b[i / STRIP_PAIRS] + at;
         uint32_t end = i + STRIP_PAIRS < p.depth ? i + STRIP_PAIRS : p.depth;
         for (; i < end; i++, b += p.b_stride) {
-            kv__bring_next(&ahead);
+            kv__bring_next(&ahead, 1);
             for (int v = 0; v < vectors; v++) row[v] = _mm512_loadu_si512(b + RC_LANES * v);
             add_dots(sum, &p, i, row, queries, vectors);
         }
@@ -155,23 +155,19 @@ static inline __m512i pairs_of(const int8_t *low, const int8_t *high, __m512 low
     return _mm512_permutexvar_epi16(halves, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-static void widen_int8(const kv__work *w, const kv__strip *s)
+static void widen_int8(const kv__rows *r)
 {
-    const int8_t *k = (const int8_t *)s->k, *v = (const int8_t *)s->v;
-    const uint32_t positions = w->positions, dim = w->dim;
-    const __m512 scales = rc_vf_load_n(s->k_scales, positions);
-    uint32_t *to = s->to_k;
-    for (uint32_t d = 0; d < dim; d += 2, k += 2 * positions, to += KV_STRIP) {
-        kv__bring_next(s->ahead);
-        rc_vf_store_n((float *)to, (__m512)pairs_of(k, k + positions, scales, scales, positions), positions);
-    }
-    to = s->to_v;
-    for (uint32_t t = 0; t < positions; t += 2, v += 2 * dim, to += w->padded) {
-        __m512 low = _mm512_set1_ps(s->v_scales[t]), high = _mm512_set1_ps(s->v_scales[t + 1]);
-        kv__bring_next(s->ahead);
-        for (uint32_t d = 0; d < dim; d += RC_LANES) {
-            uint32_t n = rc_vf_lanes(d, dim);
-            rc_vf_store((float *)to + d, (__m512)pairs_of(v + d, v + dim + d, low, high, n));
+    const int8_t *from = (const int8_t *)r->from;
+    const uint32_t words = r->words;
+    uint32_t *to = r->to;
+    __m512 low = r->is_value ? _mm512_setzero_ps() : rc_vf_load_n(r->scales, words), high = low;
+    for (uint32_t i = 0; i < r->rows; i += 2, from += 2 * words, to += r->stride) {
+        if (r->is_value) low = _mm512_set1_ps(r->scales[i]), high = _mm512_set1_ps(r->scales[i + 1]);
+        kv__bring_next(r->ahead, 1);
+        for (uint32_t at = 0; at < words; at += RC_LANES) {
+            uint32_t n = rc_vf_lanes(at, words);
+            __m512i pairs = pairs_of(from + at, from + words + at, low, high, n);
+            rc_vf_store_n((float *)to + at, (__m512)pairs, n);
         }
     }
 }
@@ -202,7 +198,7 @@ static void raise_top(const kv__work *w, uint32_t query, float high)
 
 /* Scores of one query to weights, in bf16, at the same place. Lanes that the query may not see hold anything:
  * they are replaced, not multiplied. */
-static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
+static void weigh_one(const kv__work *w, uint32_t query, float *p, uint32_t visible)
 {
     __m512 s[KV__TILE_VECTORS];
     for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible, LOWEST);
@@ -219,20 +215,24 @@ static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
     _mm512_storeu_ps(w->sum + RC_LANES * query, sum);
 }
 
-static void attend(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
+static void weigh(const kv__work *w, kv__ahead *ahead, const kv__few *few)
 {
-    product scores = {.a = (uint32_t *)w->q + (size_t)query * (w->dim / 2), .a_stride = w->dim / 2, .b = w->k,
-                      .c = w->p, .c_stride = KV_TILE, .depth = w->dim / 2, .ahead = ahead};
-    dot(&scores, false, n, (visible + RC_LANES - 1) / RC_LANES);
-    for (uint32_t i = 0; i < n; i++) {
-        weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
-    }
-    product mean = {.a = (uint32_t *)w->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
-                    .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible / 2,
-                    .is_odd = visible % 2, .ahead = ahead};
-    dot(&mean, true, n, w->padded / RC_LANES);
+    uint32_t depth = w->dim / 2;
+    product scores = {.a = (uint32_t *)w->q + (size_t)few->query * depth, .a_stride = depth, .b = w->k,
+                      .c = few->p, .c_stride = KV_TILE, .depth = depth, .ahead = ahead};
+    dot(&scores, false, few->count, (few->visible + RC_LANES - 1) / RC_LANES);
+    for (uint32_t i = 0; i < few->count; i++)
+        weigh_one(w, few->query + i, few->p + (size_t)i * KV_TILE, few->visible);
 }
 
-const kv__form RC_FAMILY(kv__form_dot) = {2, take_query, widen_int8, attend};
+static void add(const kv__work *w, kv__ahead *ahead, const kv__few *few)
+{
+    product mean = {.a = (uint32_t *)few->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
+                    .c = w->out + (size_t)few->query * w->padded, .c_stride = w->padded,
+                    .depth = few->visible / 2, .is_odd = few->visible % 2, .ahead = ahead};
+    dot(&mean, true, few->count, w->padded / RC_LANES);
+}
+
+const kv__form RC_FAMILY(kv__form_dot) = {2, take_query, widen_int8, weigh, add};
 
 #endif

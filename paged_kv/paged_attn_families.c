@@ -24,10 +24,10 @@ const kv_cpu_kernels *kv_cpu_kernels_of(const char *family)
     return NULL;
 }
 
-/* One more vector of floats for each array, of which there are seven, and for alignment. */
+/* One more vector of floats for each array, of which there are seven, and for alignment; some need less. */
 size_t kv_attn_cpu_scratch_bytes(const kv_layout *layout)
 {
     size_t dim = layout->head_dim + 15, tile = KV_TILE;
-    size_t floats = 2 * dim * tile + (2 * dim + 16 + 1) * KV__UNIT_QUERIES + 6 * tile + 8 * 16;
+    size_t floats = 2 * dim * tile + (2 * dim + tile + 16 + 1) * KV__UNIT_QUERIES + 8 * 16;
     return floats * sizeof(float);
 }

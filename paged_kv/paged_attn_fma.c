@@ -30,29 +30,76 @@ typedef struct product {
 
 typedef rc_vf sums[KV__QUERIES][KV__VECTORS];
 
+/* Elements from one look at what is to be brought closer to the next. */
+enum { STEP = 4 };
+
+/* Rows of `a` from an element on, in two registers and two distances, which is what an address is made of. */
+typedef struct left {
+    const float *low, *high; /* rows 0 and 3 */
+    size_t stride, twice;
+} left;
+
+ALWAYS rc_vf left_at(const left *a, int q, uint32_t i)
+{
+    const float *row = q < 3 ? a->low : a->high;
+    return rc_vf_set1(row[(q % 3 == 0 ? 0 : q % 3 == 1 ? a->stride : a->twice) + i]);
+}
+
+ALWAYS left left_of(const product *p)
+{
+    return (left){p->a, p->a + 3 * p->a_stride, p->a_stride, 2 * p->a_stride};
+}
+
+ALWAYS void pass(left *a, uint32_t elements)
+{
+    a->low += elements;
+    a->high += elements;
+}
+
 /* sum[q][v] += a[q][i] * row[v]. */
-ALWAYS void add_step(sums sum, const product *p, uint32_t i, const rc_vf row[KV__VECTORS], const int queries,
+ALWAYS void add_step(sums sum, const left *a, uint32_t i, const rc_vf row[KV__VECTORS], const int queries,
                      const int vectors)
 {
     for (int q = 0; q < queries; q++) {
-        rc_vf x = rc_vf_set1(p->a[q * p->a_stride + i]);
+        rc_vf x = left_at(a, q, i);
         for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_fma(x, row[v], sum[q][v]);
     }
 }
 
-/* Element i, and i + 1 where words are pairs and `both`, of words that begin at b[v] + at. */
-ALWAYS void add_words(sums sum, const product *p, uint32_t i, const uint32_t *const b[KV__VECTORS], size_t at,
+/* Element i, and i + 1 where words are pairs and `both`, of words that begin at b[v]. */
+ALWAYS void add_words(sums sum, const left *a, uint32_t i, const uint32_t *const b[KV__VECTORS],
                       const bool in_pairs, const bool both, const int queries, const int vectors)
 {
     rc_vf row[KV__VECTORS];
     for (int v = 0; v < vectors; v++) {
-        rc_vf words = rc_vf_load_bits(b[v] + at);
+        rc_vf words = rc_vf_load_bits(b[v]);
         row[v] = in_pairs ? rc_vf_pair_low(words) : words;
     }
-    add_step(sum, p, i, row, queries, vectors);
+    add_step(sum, a, i, row, queries, vectors);
     if (!in_pairs || !both) return;
-    for (int v = 0; v < vectors; v++) row[v] = rc_vf_pair_high(rc_vf_load_bits(b[v] + at));
-    add_step(sum, p, i + 1, row, queries, vectors);
+    for (int v = 0; v < vectors; v++) row[v] = rc_vf_pair_high(rc_vf_load_bits(b[v]));
+    add_step(sum, a, i + 1, row, queries, vectors);
+}
+
+/* The next `depth` elements, of rows of words `stride` apart. */
+ALWAYS void add_run(sums sum, left *a, const uint32_t *b[KV__VECTORS], size_t stride, uint32_t depth,
+                    kv__ahead *ahead, const bool in_pairs, const int queries, const int vectors)
+{
+    const uint32_t elements = in_pairs ? 2 : 1;
+    for (; depth >= STEP; depth -= STEP) {
+        kv__bring_next(ahead, STEP / elements);
+#pragma GCC unroll 4
+        for (uint32_t i = 0; i < STEP; i += elements) {
+            add_words(sum, a, i, b, in_pairs, true, queries, vectors);
+            for (int v = 0; v < vectors; v++) b[v] += stride;
+        }
+        pass(a, STEP);
+    }
+    for (; depth; depth -= depth < elements ? depth : elements) {
+        add_words(sum, a, 0, b, in_pairs, depth >= elements, queries, vectors);
+        for (int v = 0; v < vectors; v++) b[v] += stride;
+        pass(a, elements);
+    }
 }
 
 ALWAYS void put_sums(const product *p, uint32_t at, sums sum, const int queries, const int vectors)
@@ -62,48 +109,38 @@ ALWAYS void put_sums(const product *p, uint32_t at, sums sum, const int queries,
 }
 
 /* Of strips at / 16 on, c[q] = sum over the dimensions, in order, of a[q][d] * k[d]. */
-ALWAYS void scores_body(const product *m, const bool in_pairs, uint32_t at, const int queries,
+ALWAYS void scores_body(const product *p, const bool in_pairs, uint32_t at, const int queries,
                         const int vectors)
 {
-    const product p = *m;
-    const uint32_t elements = in_pairs ? 2 : 1;
-    kv__ahead ahead = *p.ahead; /* in registers meanwhile */
+    kv__ahead ahead = *p->ahead; /* in registers meanwhile */
+    left a = left_of(p);
     const uint32_t *b[KV__VECTORS];
     sums sum;
-    for (int v = 0; v < vectors; v++) b[v] = p.b[at / RC_LANES + v];
+    for (int v = 0; v < vectors; v++) b[v] = p->b[at / RC_LANES + v];
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_zero();
-    for (uint32_t d = 0; d < p.depth; d += elements) {
-        kv__bring_next(&ahead);
-        add_words(sum, &p, d, b, (size_t)d / elements * KV_STRIP, in_pairs, true, queries, vectors);
-    }
-    *p.ahead = ahead;
-    put_sums(&p, at, sum, queries, vectors);
+    add_run(sum, &a, b, KV_STRIP, p->depth, &ahead, in_pairs, queries, vectors);
+    *p->ahead = ahead;
+    put_sums(p, at, sum, queries, vectors);
 }
 
 /* Columns from `at` on: c[q] += sum over the positions, in order, of a[q][t] * v[t]. */
-ALWAYS void mean_body(const product *m, const bool in_pairs, uint32_t at, const int queries,
+ALWAYS void mean_body(const product *p, const bool in_pairs, uint32_t at, const int queries,
                       const int vectors)
 {
-    const product p = *m;
-    const uint32_t elements = in_pairs ? 2 : 1;
-    kv__ahead ahead = *p.ahead;
+    kv__ahead ahead = *p->ahead;
+    left a = left_of(p);
     const uint32_t *b[KV__VECTORS];
     sums sum;
     for (int q = 0; q < queries; q++)
-        for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_load(p.c + q * p.c_stride + at + RC_LANES * v);
-    for (uint32_t t = 0; t < p.depth;) {
-        uint32_t end = t + KV_STRIP < p.depth ? t + KV_STRIP : p.depth;
-        size_t row = 0;
-        for (int v = 0; v < vectors; v++) b[v] = p.b[t / KV_STRIP] + at + RC_LANES * v;
-        for (; t + elements <= end; t += elements, row += p.b_stride) {
-            kv__bring_next(&ahead);
-            add_words(sum, &p, t, b, row, in_pairs, true, queries, vectors);
-        }
-        if (t < end) add_words(sum, &p, t++, b, row, in_pairs, false, queries, vectors);
+        for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_load(p->c + q * p->c_stride + at + RC_LANES * v);
+    for (uint32_t t = 0; t < p->depth; t += KV_STRIP) {
+        uint32_t depth = p->depth - t < KV_STRIP ? p->depth - t : KV_STRIP;
+        for (int v = 0; v < vectors; v++) b[v] = p->b[t / KV_STRIP] + at + RC_LANES * v;
+        add_run(sum, &a, b, p->b_stride, depth, &ahead, in_pairs, queries, vectors);
     }
-    *p.ahead = ahead;
-    put_sums(&p, at, sum, queries, vectors);
+    *p->ahead = ahead;
+    put_sums(p, at, sum, queries, vectors);
 }
 
 #define MAC_CASE(n)                                       \
@@ -149,7 +186,7 @@ static void take_query(const kv__work *w, uint32_t query, const float *from)
 }
 
 /* Makes `high` the query's top. */
-static void raise_top(const kv__work *w, uint32_t query, float high)
+static __attribute__((noinline)) void raise_top(const kv__work *w, uint32_t query, float high)
 {
     float *out = w->out + (size_t)query * w->padded, *sum = w->sum + (size_t)query * RC_LANES;
     rc_vf fall = rc_vf_exp(rc_vf_set1(w->top[query] - high));
@@ -161,14 +198,14 @@ static void raise_top(const kv__work *w, uint32_t query, float high)
 
 /* Scores of one query to weights, e^(score - top). Lanes that the query may not see hold anything: they are
  * replaced, not multiplied. */
-static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
+ALWAYS void weigh_one(const kv__work *w, uint32_t query, float *p, uint32_t visible)
 {
     rc_vf s[KV__TILE_VECTORS];
     for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) s[v] = kv__seen(p, v, visible, -INFINITY);
-    float high = rc_vf_top(rc_vf_max(rc_vf_max(s[0], s[1]), rc_vf_max(s[2], s[3])));
-    if (high > w->top[query]) raise_top(w, query, high);
+    rc_vf high = rc_vf_max(rc_vf_max(s[0], s[1]), rc_vf_max(s[2], s[3]));
+    if (rc_vf_any_above(high, rc_vf_set1(w->top[query]))) raise_top(w, query, rc_vf_top(high));
     for (uint32_t v = 0; v < KV__TILE_VECTORS; v++) {
-        s[v] = rc_vf_exp(rc_vf_sub(s[v], rc_vf_set1(w->top[query])));
+        s[v] = rc_vf_exp_to_89(rc_vf_sub(s[v], rc_vf_set1(w->top[query])));
         rc_vf_store(p + RC_LANES * v, s[v]);
     }
     rc_vf sum = rc_vf_add(rc_vf_add(s[0], s[1]), rc_vf_add(s[2], s[3]));
@@ -176,77 +213,89 @@ static void weigh(const kv__work *w, uint32_t query, float *p, uint32_t visible)
     rc_vf_store(to, rc_vf_add(rc_vf_load(to), sum));
 }
 
-/* Words of two bf16 to a row of floats for each. */
-ALWAYS void widen_pairs(rc_vf pairs, float *low, float *high, uint32_t n)
+static void weigh_few(const kv__work *w, const kv__few *few)
 {
-    rc_vf_store_n(low, rc_vf_pair_low(pairs), n);
-    rc_vf_store_n(high, rc_vf_pair_high(pairs), n);
+    for (uint32_t i = 0; i < few->count; i++)
+        weigh_one(w, few->query + i, few->p + (size_t)i * KV_TILE, few->visible);
 }
 
-static void widen_bf16(const kv__work *w, const kv__strip *s)
+/* Rows of pairs to two rows of floats each. */
+ALWAYS void widen_pairs(const kv__rows *r, const uint32_t words)
 {
-    const uint32_t *k = (const uint32_t *)(const void *)s->k, *v = (const uint32_t *)(const void *)s->v;
-    float *to = (float *)s->to_k;
-    for (uint32_t d = 0; d < w->dim; d += 2, k += w->positions, to += 2 * KV_STRIP) {
-        for (int i = 0; i < 2; i++) kv__bring_next(s->ahead);
-        widen_pairs(rc_vf_load_bits_n(k, w->positions), to, to + KV_STRIP, w->positions);
-    }
-    to = (float *)s->to_v;
-    for (uint32_t t = 0; t < w->positions; t += 2, v += w->dim, to += 2 * w->padded) {
-        for (int i = 0; i < 2; i++) kv__bring_next(s->ahead);
-        for (uint32_t d = 0; d < w->dim; d += RC_LANES)
-            widen_pairs(rc_vf_load_bits_n(v + d, rc_vf_lanes(d, w->dim)), to + d, to + w->padded + d,
-                        RC_LANES);
+    const float *from = (const float *)(const void *)r->from;
+    float *low = (float *)r->to, *high = low + r->stride;
+    const size_t step = 2 * r->stride;
+    for (uint32_t i = 0; i < r->rows; i++, from += words, low += step, high += step) {
+        uint32_t at = 0, n = words % RC_LANES;
+        for (; at + RC_LANES <= words; at += RC_LANES) {
+            rc_vf pairs = rc_vf_load_bits(from + at);
+            rc_vf_store(low + at, rc_vf_pair_low(pairs));
+            rc_vf_store(high + at, rc_vf_pair_high(pairs));
+        }
+        if (n == 0) continue;
+        rc_vf pairs = rc_vf_load_bits_n(from + at, n);
+        rc_vf_store_n(low + at, rc_vf_pair_low(pairs), n);
+        rc_vf_store_n(high + at, rc_vf_pair_high(pairs), n);
     }
 }
 
-static void widen_int8(const kv__work *w, const kv__strip *s)
+static void widen_bf16(const kv__rows *r)
 {
-    const int8_t *k = (const int8_t *)s->k, *v = (const int8_t *)s->v;
-    const rc_vf scales = rc_vf_load_n(s->k_scales, w->positions);
-    float *to = (float *)s->to_k;
-    for (uint32_t d = 0; d < w->dim; d++, k += w->positions, to += KV_STRIP) {
-        kv__bring_next(s->ahead);
-        rc_vf_store_n(to, rc_vf_mul(rc_vf_load_i8_n(k, w->positions), scales), w->positions);
-    }
-    to = (float *)s->to_v;
-    for (uint32_t t = 0; t < w->positions; t++, v += w->dim, to += w->padded) {
-        kv__bring_next(s->ahead);
-        for (uint32_t d = 0; d < w->dim; d += RC_LANES) {
-            rc_vf q = rc_vf_load_i8_n(v + d, rc_vf_lanes(d, w->dim));
-            rc_vf_store(to + d, rc_vf_mul(q, rc_vf_set1(s->v_scales[t])));
+    if (r->words == KV_STRIP) widen_pairs(r, KV_STRIP);
+    else widen_pairs(r, r->words);
+}
+
+static void widen_int8(const kv__rows *r)
+{
+    const int8_t *from = (const int8_t *)r->from;
+    float *to = (float *)r->to;
+    const uint32_t words = r->words;
+    rc_vf scales = r->is_value ? rc_vf_zero() : rc_vf_load_n(r->scales, words);
+    kv__ahead ahead = *r->ahead;
+    for (uint32_t i = 0; i < r->rows; i++, from += words, to += r->stride) {
+        if (r->is_value) scales = rc_vf_set1(r->scales[i]);
+        kv__bring_next(&ahead, 1);
+        for (uint32_t at = 0; at < words; at += RC_LANES) {
+            uint32_t n = rc_vf_lanes(at, words);
+            rc_vf_store_n(to + at, rc_vf_mul(rc_vf_load_i8_n(from + at, n), scales), n);
         }
     }
+    *r->ahead = ahead;
 }
 
-static void widen(const kv__work *w, const kv__strip *s)
+/* bf16 to pairs is a copy, so that words to be widened are bf16 or int8, for products of floats. */
+static void widen(const kv__rows *r)
 {
-    if (w->a->layout->element_bytes == 2) widen_bf16(w, s);
-    else widen_int8(w, s);
+    if (r->is_int8) widen_int8(r);
+    else widen_bf16(r);
 }
 
-ALWAYS void attend(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible,
-                   const bool in_pairs)
+ALWAYS void weigh(const kv__work *w, kv__ahead *ahead, const kv__few *few, const bool in_pairs)
 {
-    product scores = {.a = w->q + (size_t)query * w->dim, .a_stride = w->dim, .b = w->k, .c = w->p,
+    product scores = {.a = w->q + (size_t)few->query * w->dim, .a_stride = w->dim, .b = w->k, .c = few->p,
                       .c_stride = KV_TILE, .depth = w->dim, .ahead = ahead};
-    mac(&scores, in_pairs, false, n, (visible + RC_LANES - 1) / RC_LANES);
-    for (uint32_t i = 0; i < n; i++) weigh(w, query + i, w->p + (size_t)i * KV_TILE, visible);
-    product mean = {.a = w->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
-                    .c = w->out + (size_t)query * w->padded, .c_stride = w->padded, .depth = visible,
-                    .ahead = ahead};
-    mac(&mean, in_pairs, true, n, w->padded / RC_LANES);
+    mac(&scores, in_pairs, false, few->count, (few->visible + RC_LANES - 1) / RC_LANES);
+    weigh_few(w, few);
 }
 
-static void attend_floats(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
+ALWAYS void add(const kv__work *w, kv__ahead *ahead, const kv__few *few, const bool in_pairs)
 {
-    attend(w, ahead, query, n, visible, false);
+    product mean = {.a = few->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
+                    .c = w->out + (size_t)few->query * w->padded, .c_stride = w->padded,
+                    .depth = few->visible, .ahead = ahead};
+    mac(&mean, in_pairs, true, few->count, w->padded / RC_LANES);
 }
 
-static void attend_pairs(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible)
+static void weigh_floats(const kv__work *w, kv__ahead *ahead, const kv__few *few)
 {
-    attend(w, ahead, query, n, visible, true);
+    weigh(w, ahead, few, false);
 }
+static void weigh_pairs(const kv__work *w, kv__ahead *ahead, const kv__few *few)
+{
+    weigh(w, ahead, few, true);
+}
+static void add_floats(const kv__work *w, kv__ahead *ahead, const kv__few *few) { add(w, ahead, few, false); }
+static void add_pairs(const kv__work *w, kv__ahead *ahead, const kv__few *few) { add(w, ahead, few, true); }
 
-const kv__form RC_FAMILY(kv__form_fma) = {1, take_query, widen, attend_floats};
-const kv__form RC_FAMILY(kv__form_pairs) = {2, take_query, NULL, attend_pairs};
+const kv__form RC_FAMILY(kv__form_fma) = {1, take_query, widen, weigh_floats, add_floats};
+const kv__form RC_FAMILY(kv__form_pairs) = {2, take_query, NULL, weigh_pairs, add_pairs};

@@ -25,6 +25,15 @@ enum { KV__QUERIES = 5, KV__VECTORS = 1 };
 enum { KV__QUERIES = 2, KV__VECTORS = 1 };
 #endif
 
+/* Whether all of a head's queries get their weights before V is added to any, so that they meet half a tile
+ * at a time: 16 KiB of floats in one place for both halves stay in an L1 of 48 KiB beside queries and what is
+ * brought, 32 KiB do not. Pairs of bf16 do, and in an L1 of 32 KiB one group's weights should. */
+#if defined(__AVX512F__) && !defined(__AVX512BF16__)
+enum { KV__HALVES_APART = 1 };
+#else
+enum { KV__HALVES_APART = 0 };
+#endif
+
 /* A tile's strips of 16 positions, and the most that blocks have of fewer. */
 enum { KV__STRIPS = KV_TILE / KV_STRIP, KV__STRIPS_MAX = KV_TILE / 8 };
 
@@ -48,19 +57,29 @@ typedef struct kv__half {
  * only where the reads are spread over all of it: what is asked for faster than memory gives it, Zen 5
  * drops. */
 typedef struct kv__ahead {
-    kv__half half[3];     /* the last one is empty */
-    uint32_t now;         /* the half that is being brought */
-    uint32_t every, wait; /* steps from one line to the next, and until it */
+    const kv__half *half; /* the one that is being brought; after the last one comes an empty one */
     size_t at, end;       /* of the next line in its strip, and of the strip */
+    int32_t every, wait;  /* steps from one line to the next, and until it */
 } kv__ahead;
 
-/* A strip, and where its words go as the products take them: K's are 16 apart, V's rows w->padded. */
-typedef struct kv__strip {
-    const char *k, *v;
-    const float *k_scales, *v_scales; /* of int8 */
-    uint32_t *to_k, *to_v;
-    kv__ahead *ahead;                 /* is brought meanwhile */
-} kv__strip;
+/* K or V of a strip: `rows` rows of `words` words as they are stored, and where they go as the products take
+ * them, `stride` words from row to row. */
+typedef struct kv__rows {
+    const char *from;
+    const float *scales; /* of int8: K's are a word's each, V's a row's each */
+    bool is_int8, is_value;
+    uint32_t rows, words;
+    uint32_t *to;
+    size_t stride;
+    kv__ahead *ahead;    /* is brought meanwhile */
+} kv__rows;
+
+/* Queries that meet a tile together: all see its first `visible` positions. */
+typedef struct kv__few {
+    uint32_t query, count; /* count <= KV__QUERIES */
+    uint32_t visible;
+    float *p;              /* [count][64]: scores, then weights */
+} kv__few;
 
 typedef struct kv__work kv__work;
 
@@ -68,10 +87,12 @@ typedef struct kv__form {
     uint32_t word_elements; /* of the words that the products take: one float32 or two bf16 */
     /* One query's dim floats, times the scale, become w->q's row. */
     void (*take_query)(const kv__work *w, uint32_t query, const float *from);
-    /* Makes such words of a strip that is stored in others. */
-    void (*widen)(const kv__work *w, const kv__strip *s);
-    /* Folds the tile into n <= KV__QUERIES queries, all of which see its first `visible` positions. */
-    void (*attend)(const kv__work *w, kv__ahead *ahead, uint32_t query, uint32_t n, uint32_t visible);
+    /* Makes such words of rows that are stored in others. */
+    void (*widen)(const kv__rows *r);
+    /* Weights of the tile's positions, of q and K; what was summed is made to fit them. */
+    void (*weigh)(const kv__work *w, kv__ahead *ahead, const kv__few *few);
+    /* Adds V's rows, times their weights, to what was summed. */
+    void (*add)(const kv__work *w, kv__ahead *ahead, const kv__few *few);
 } kv__form;
 
 /* What one part works in. The operands q, k, v are in the form's own words; all of a unit's queries. */
@@ -83,9 +104,9 @@ struct kv__work {
     size_t strip_bytes, heads_apart, value_offset;
     const uint32_t *k[KV__STRIPS]; /* [dims or pairs of them][16] */
     const uint32_t *v[KV__STRIPS]; /* [positions or pairs of them][padded] */
-    uint32_t *k_room, *v_room;     /* for all of a tile's, where they are not used as they are stored */
+    uint32_t *k_room, *v_room;     /* for a tile's that are not used as they are stored; may be the same */
     float *q;                      /* [queries][dim] floats of room */
-    float *p;                      /* [KV__QUERIES][64]: scores, then weights */
+    float *p;                      /* [queries of a head, or KV__QUERIES][64]: scores, then weights */
     float *out;                    /* [queries][padded]: weighted sums of V so far */
     float *sum;                    /* [queries][16]: lane i is the sum of every 16th weight so far */
     float *top;                    /* [queries]: the score whose weight is 1 */
@@ -99,17 +120,25 @@ extern const kv__form RC_FAMILY(kv__form_dot);
 
 static inline void kv__bring(const char *line) { __builtin_prefetch(line, 0, 3); }
 
-/* One step of the work is done. */
-static inline void kv__bring_next(kv__ahead *ahead)
+static inline void kv__bring_lines(kv__ahead *ahead)
 {
-    if (--ahead->wait) return;
-    const kv__half *half = &ahead->half[ahead->now];
-    ahead->wait = ahead->every;
+    const kv__half *half = ahead->half;
     for (uint32_t i = 0; i < half->strips_count; i++) kv__bring(half->strips[i] + half->from + ahead->at);
     ahead->at += KV__LINE;
-    if (ahead->at < ahead->end || ahead->now == 2) return;
+    if (ahead->at < ahead->end || half->strips_count == 0) return;
     ahead->at = 0;
-    ahead->now++;
+    ahead->half++;
+}
+
+/* So many steps of the work are done. */
+static inline __attribute__((always_inline)) void kv__bring_next(kv__ahead *ahead, const int32_t steps)
+{
+    ahead->wait -= steps;
+    if (ahead->wait > 0) return;
+    do {
+        kv__bring_lines(ahead);
+        ahead->wait += ahead->every;
+    } while (steps > 1 && ahead->wait <= 0);
 }
 
 /* Vector v of a query's scores, those from `visible` on replaced. */

@@ -23,6 +23,7 @@
 #ifndef PROTO_VEC_H
 #define PROTO_VEC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -72,6 +73,7 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch_l2(const void *
  *     rc_vf_fma(a, b, c)                             a * b + c
  *     rc_vf_keep(v, n, fill)                         lanes below n of v, fill's from n on
  *     rc_vf_sum(v)  rc_vf_top(v)                     over the lanes
+ *     rc_vf_any_above(v, x)                          whether a lane of v is greater than that of x
  *     rc_vf_transpose(r)                             r[16]: lane j of r[i] and lane i of r[j] change places
  *     rc_vf_scale2_(v, t, x, least)                  v * 2^k, rounded once, where t = k + RC_VF_ROUND_; 0
  *                                                    in lanes of x that are `least` or less */
@@ -83,14 +85,11 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch_l2(const void *
 #include "proto/vec_portable.h"
 #endif
 
-/* e^x, off by less than 2 units in the last place, denormal results included; 0 at -inf, inf where it
- * overflows, NaN at NaN, exactly 1 at 0.
- * How    x = k ln 2 + r; e^r = 1 + r + r^2 P(r), P of degree 4 and minimax on |r| <= ln 2 / 2 (3e-9);
- *        ln 2 in two parts, of which the first times k is exact. */
-static inline rc_vf rc_vf_exp(rc_vf x)
+/* e^x of x that is at most 89 or NaN; see rc_vf_exp(). */
+static inline rc_vf rc_vf_exp_to_89(rc_vf x)
 {
     const float least = -104;
-    x = rc_vf_max(rc_vf_set1(least), rc_vf_min(rc_vf_set1(89.0f), x));
+    x = rc_vf_max(rc_vf_set1(least), x);
     rc_vf t = rc_vf_fma(x, rc_vf_set1(0x1.715476p0f), rc_vf_set1(RC_VF_ROUND_));
     rc_vf k = rc_vf_sub(t, rc_vf_set1(RC_VF_ROUND_));
     rc_vf r = rc_vf_fma(k, rc_vf_set1(-0x1.63p-1f), x);
@@ -103,5 +102,11 @@ static inline rc_vf rc_vf_exp(rc_vf x)
     p = rc_vf_fma(rc_vf_mul(r, r), p, r);
     return rc_vf_scale2_(rc_vf_add(p, rc_vf_set1(1.0f)), t, x, least);
 }
+
+/* e^x, off by less than 2 units in the last place, denormal results included; 0 at -inf, inf where it
+ * overflows, NaN at NaN, exactly 1 at 0.
+ * How    x = k ln 2 + r; e^r = 1 + r + r^2 P(r), P of degree 4 and minimax on |r| <= ln 2 / 2 (3e-9);
+ *        ln 2 in two parts, of which the first times k is exact. */
+static inline rc_vf rc_vf_exp(rc_vf x) { return rc_vf_exp_to_89(rc_vf_min(rc_vf_set1(89.0f), x)); }
 
 #endif

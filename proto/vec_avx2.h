@@ -120,6 +120,11 @@ static inline rc_vf rc_vf_fma(rc_vf a, rc_vf b, rc_vf c)
 {
     return (rc_vf){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+static inline bool rc_vf_any_above(rc_vf v, rc_vf x)
+{
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(v.lo, x.lo, _CMP_GT_OQ),
+                                           _mm256_cmp_ps(v.hi, x.hi, _CMP_GT_OQ))) != 0;
+}
 static inline rc_vf rc_vf_keep(rc_vf v, uint32_t n, rc_vf fill)
 {
     return (rc_vf){_mm256_blendv_ps(fill.lo, v.lo, _mm256_castsi256_ps(rc_vf_mask_(n, 0))),

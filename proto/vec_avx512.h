@@ -90,6 +90,10 @@ static inline rc_vf rc_vf_div(rc_vf a, rc_vf b) { return _mm512_div_ps(a, b); }
 static inline rc_vf rc_vf_max(rc_vf a, rc_vf b) { return _mm512_max_ps(a, b); }
 static inline rc_vf rc_vf_min(rc_vf a, rc_vf b) { return _mm512_min_ps(a, b); }
 static inline rc_vf rc_vf_fma(rc_vf a, rc_vf b, rc_vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline bool rc_vf_any_above(rc_vf v, rc_vf x)
+{
+    return _mm512_cmp_ps_mask(v, x, _CMP_GT_OQ) != 0;
+}
 static inline rc_vf rc_vf_keep(rc_vf v, uint32_t n, rc_vf fill)
 {
     return _mm512_mask_mov_ps(fill, rc_vf_mask_(n), v);

@@ -100,6 +100,12 @@ static inline rc_vf rc_vf_min(rc_vf a, rc_vf b)
 static inline rc_vf rc_vf_fma(rc_vf a, rc_vf b, rc_vf c) { RC_VF_QUARTERS_(a.q[i] * b.q[i] + c.q[i]); }
 #undef RC_VF_QUARTERS_
 
+static inline bool rc_vf_any_above(rc_vf v, rc_vf x)
+{
+    rc_v4i_ above = {0};
+    for (int i = 0; i < 4; i++) above |= v.q[i] > x.q[i];
+    return above[0] | above[1] | above[2] | above[3];
+}
 static inline rc_vf rc_vf_keep(rc_vf v, uint32_t n, rc_vf fill)
 {
     const rc_v4i_ lanes = {0, 1, 2, 3};

@@ -94,6 +94,14 @@ static void check_trees(uint64_t *state)
         }
     RC_ASSERT(rc_vf_sum(rc_vf_load(x)) == sum[0]);
     RC_ASSERT(rc_vf_top(rc_vf_load(x)) == top[0]);
+    RC_ASSERT(!rc_vf_any_above(rc_vf_load(x), rc_vf_set1(top[0])));
+    for (int i = 0; i < 16; i++) {
+        float bounds[16];
+        for (int j = 0; j < 16; j++) bounds[j] = j == i ? nextafterf(x[j], -INFINITY) : x[j];
+        RC_ASSERT(rc_vf_any_above(rc_vf_load(x), rc_vf_load(bounds)));
+        bounds[i] = NAN;
+        RC_ASSERT(!rc_vf_any_above(rc_vf_load(x), rc_vf_load(bounds)));
+    }
 }
 
 static void check_transpose(void)
