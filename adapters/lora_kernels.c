@@ -13,11 +13,23 @@ enum { RANKS = 2, ROWS = 2 };
 enum { RANKS = 1, ROWS = 1 };
 #endif
 enum { ROWS_CELL = 16 };
-enum { EXPAND_AHEAD = 2048 }; /* weights of B, 4 KiB of bf16 */
+/* Weights come closer while others are multiplied. A Xeon (AVX-512 without bf16 dot) has 16 lines on their
+ * way into L1 at once, too few for what memory takes: there they come to L2 first. */
+#if defined(__AVX512F__) && !defined(__AVX512BF16__)
+enum { TO_L2_FIRST = 1 };
+#else
+enum { TO_L2_FIRST = 0 };
+#endif
+enum {
+    SHRINK_AHEAD = 512,  /* weights of a row of A that come from L2 to L1 */
+    EXPAND_AHEAD = 2048, /* weights of B that come to L1, 4 KiB of bf16 */
+    EXPAND_FAR = TO_L2_FIRST ? 8192 : EXPAND_AHEAD
+};
 
 /* A cell is some ranks (shrink) or one panel (expand) of one delta for some rows of one segment. */
 typedef struct cell {
     const adapter_lora_delta *delta;
+    const adapter_lora_delta *after; /* whose weights are read next */
     float *s;                   /* of the first row */
     const uint32_t *rows;       /* indices into x and y */
     uint32_t rows_count;
@@ -74,6 +86,17 @@ static uint64_t cells_before(uint64_t weight, uint64_t start, uint64_t own, uint
     return weight >= start + own ? cells : (weight - start) * cells / own;
 }
 
+/* The delta that comes after delta d of segment i; at the end the same one. */
+static const adapter_lora_delta *delta_after(const adapter_lora_run *r, uint32_t i, share h, uint32_t d)
+{
+    if (d + 1 < h.count) return &h.deltas[d + 1];
+    while (++i < r->plan->segments_count) {
+        share next = segment_deltas(r, &r->plan->segments[i]);
+        if (next.count) return next.deltas;
+    }
+    return &h.deltas[d];
+}
+
 /* Runs this part's cells: the parts cut one line of cells, weighed by cost, at even places. Units run
  * fastest: the rows of a block stay in L2 for all of them, and a prefill reads x once a delta. */
 static void run_cells(const adapter_lora_run *r, bool expands, cell_fn run, uint32_t part, uint32_t parts)
@@ -90,10 +113,12 @@ static void run_cells(const adapter_lora_run *r, bool expands, cell_fn run, uint
             uint64_t own = weight_of(delta, g->rows, expands),
                      cells = (uint64_t)units * row_blocks(g->rows);
             uint64_t end = cells_before(high, start, own, cells);
+            const adapter_lora_delta *after = delta_after(r, i, h, d);
             for (uint64_t c = cells_before(low, start, own, cells); c < end; c++) {
                 uint32_t block = (uint32_t)(c / units) * ROWS_CELL, left = g->rows - block;
                 cell one = {
                     .delta = delta,
+                    .after = after,
                     .s = r->s + (g->first + block) * s_stride + (size_t)d * r->rank_max,
                     .rows = r->plan->row_index + g->first + block,
                     .rows_count = left < ROWS_CELL ? left : ROWS_CELL,
@@ -111,29 +136,38 @@ ALWAYS rc_vf load_weights(const void *p, rc_dtype stored, size_t at)
     return stored == RC_F32 ? rc_vf_load((const float *)p + at) : rc_vf_load_bf16((const uint16_t *)p + at);
 }
 
-/* 32 weights. */
-ALWAYS void bring(const void *p, rc_dtype stored, size_t at)
+ALWAYS size_t bytes_of(rc_dtype stored, size_t weights)
 {
-    size_t each = stored == RC_F32 ? sizeof(float) : sizeof(uint16_t);
-    rc_vf_prefetch((const char *)p + at * each, 32 * each);
+    return weights * (stored == RC_F32 ? sizeof(float) : sizeof(uint16_t));
 }
 
-/* A part of a row of A past `in` is zero, and so is what x loads there. Meanwhile the next ranks' rows come
- * closer: each is a stream that memory begins anew. */
-ALWAYS void shrink_step(rc_vf acc[RANKS][ROWS], const cell *c, rc_dtype stored, const float *const x[ROWS],
-                        uint32_t k, uint32_t lanes, int ranks, int rows)
+/* 32 weights that are read much later, and, in the same stream, 32 that are read soon. */
+ALWAYS void bring(const char *later, const char *soon, rc_dtype stored)
 {
-    size_t stride = ((size_t)c->delta->in + 31) / 32 * 32;
+    if (TO_L2_FIRST) rc_vf_prefetch_l2(later, bytes_of(stored, 32));
+    rc_vf_prefetch(TO_L2_FIRST ? soon : later, bytes_of(stored, 32));
+}
+
+static size_t a_stride(const adapter_lora_delta *d) { return ((size_t)d->in + 31) / 32 * 32; }
+
+/* A part of a row of A past `in` is zero, and so is what x loads there. Meanwhile the next ranks' rows come
+ * closer, from `next` on: each is a stream that memory begins anew. */
+ALWAYS void shrink_step(rc_vf acc[RANKS][ROWS], const cell *c, rc_dtype stored, const float *const x[ROWS],
+                        const char *next, uint32_t k, uint32_t lanes, int ranks, int rows)
+{
+    const char *a = c->delta->a;
+    size_t stride = a_stride(c->delta);
     rc_vf b[ROWS];
 #pragma GCC unroll 4
     for (int m = 0; m < rows; m++) b[m] = lanes == 16 ? rc_vf_load(x[m] + k) : rc_vf_load_n(x[m] + k, lanes);
 #pragma GCC unroll 4
     for (int i = 0; i < ranks; i++) {
         size_t at = (c->unit + i) * stride + k;
-        if (k % 32 == 0) bring(c->delta->a, stored, at + RANKS * stride);
-        rc_vf a = load_weights(c->delta->a, stored, at);
+        if (k % 32 == 0)
+            bring(next + bytes_of(stored, i * stride + k), a + bytes_of(stored, at + SHRINK_AHEAD), stored);
+        rc_vf w = load_weights(a, stored, at);
 #pragma GCC unroll 4
-        for (int m = 0; m < rows; m++) acc[i][m] = rc_vf_fma(a, b[m], acc[i][m]);
+        for (int m = 0; m < rows; m++) acc[i][m] = rc_vf_fma(w, b[m], acc[i][m]);
     }
 }
 
@@ -142,14 +176,16 @@ ALWAYS void shrink_tile(const adapter_lora_run *r, const cell *c, rc_dtype store
     rc_vf acc[RANKS][ROWS];
     const float *x[ROWS];
     size_t s_stride = (size_t)ADAPTER_WAVE * r->rank_max;
-    uint32_t in = c->delta->in, k = 0;
+    uint32_t in = c->delta->in, k = 0, unit = c->unit + RANKS;
+    const char *next = c->after->a;
+    if (unit < c->delta->rank) next = (const char *)c->delta->a + bytes_of(stored, unit * a_stride(c->delta));
     for (int m = 0; m < rows; m++) x[m] = r->x + c->rows[m] * r->x_stride;
 #pragma GCC unroll 4
     for (int i = 0; i < ranks; i++)
 #pragma GCC unroll 4
         for (int m = 0; m < rows; m++) acc[i][m] = rc_vf_zero();
-    for (; k + 16 <= in; k += 16) shrink_step(acc, c, stored, x, k, 16, ranks, rows);
-    if (k < in) shrink_step(acc, c, stored, x, k, in - k, ranks, rows);
+    for (; k + 16 <= in; k += 16) shrink_step(acc, c, stored, x, next, k, 16, ranks, rows);
+    if (k < in) shrink_step(acc, c, stored, x, next, k, in - k, ranks, rows);
 #pragma GCC unroll 4
     for (int i = 0; i < ranks; i++)
 #pragma GCC unroll 4
@@ -194,12 +230,16 @@ ALWAYS void expand_tile(const adapter_lora_run *r, const cell *c, rc_dtype store
     rc_vf acc[ROWS][2];
     const adapter_lora_delta *d = c->delta;
     size_t s_stride = (size_t)ADAPTER_WAVE * r->rank_max,
-           panel = (size_t)c->unit * d->rank * ADAPTER_LORA_PANEL;
+           panel = (size_t)c->unit * d->rank * ADAPTER_LORA_PANEL,
+           far = panel + EXPAND_FAR, whole = (size_t)units_of(d, true) * d->rank * ADAPTER_LORA_PANEL;
+    const char *later = far < whole ? (const char *)d->b + bytes_of(stored, far)
+                                    : (const char *)c->after->b + bytes_of(stored, far - whole);
 #pragma GCC unroll 4
     for (int m = 0; m < rows; m++) acc[m][0] = acc[m][1] = rc_vf_zero();
     for (uint32_t i = 0; i < d->rank; i++) {
         size_t at = panel + (size_t)i * ADAPTER_LORA_PANEL;
-        bring(d->b, stored, at + EXPAND_AHEAD);
+        bring(later + bytes_of(stored, (size_t)i * ADAPTER_LORA_PANEL),
+              (const char *)d->b + bytes_of(stored, at + EXPAND_AHEAD), stored);
         rc_vf low = load_weights(d->b, stored, at);
         rc_vf high = load_weights(d->b, stored, at + 16);
 #pragma GCC unroll 4
