@@ -155,21 +155,34 @@ static inline __m512i pairs_of(const int8_t *low, const int8_t *high, __m512 low
     return _mm512_permutexvar_epi16(halves, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-static void widen_int8(const kv__rows *r)
+/* A row of K is one vector at most, a row of V has room for whole ones. */
+ALWAYS void widen_numbers(const kv__rows *r, const bool is_value)
 {
     const int8_t *from = (const int8_t *)r->from;
     const uint32_t words = r->words;
     uint32_t *to = r->to;
-    __m512 low = r->is_value ? _mm512_setzero_ps() : rc_vf_load_n(r->scales, words), high = low;
+    kv__ahead ahead = *r->ahead; /* in registers meanwhile */
+    __m512 low = is_value ? _mm512_setzero_ps() : rc_vf_load_n(r->scales, words), high = low;
     for (uint32_t i = 0; i < r->rows; i += 2, from += 2 * words, to += r->stride) {
-        if (r->is_value) low = _mm512_set1_ps(r->scales[i]), high = _mm512_set1_ps(r->scales[i + 1]);
-        kv__bring_next(r->ahead, 1);
+        kv__bring_next(&ahead, 1);
+        if (!is_value) {
+            rc_vf_store_n((float *)to, (__m512)pairs_of(from, from + words, low, high, words), words);
+            continue;
+        }
+        low = _mm512_set1_ps(r->scales[i]);
+        high = _mm512_set1_ps(r->scales[i + 1]);
         for (uint32_t at = 0; at < words; at += RC_LANES) {
             uint32_t n = rc_vf_lanes(at, words);
-            __m512i pairs = pairs_of(from + at, from + words + at, low, high, n);
-            rc_vf_store_n((float *)to + at, (__m512)pairs, n);
+            _mm512_storeu_si512(to + at, pairs_of(from + at, from + words + at, low, high, n));
         }
     }
+    *r->ahead = ahead;
+}
+
+static void widen_int8(const kv__rows *r)
+{
+    if (r->is_value) widen_numbers(r, true);
+    else widen_numbers(r, false);
 }
 
 /* 2^x to 7.5e-5 for finite x <= 127, a fiftieth of a bf16's last place; 0 below -150.

@@ -245,22 +245,29 @@ static void widen_bf16(const kv__rows *r)
     else widen_pairs(r, r->words);
 }
 
-static void widen_int8(const kv__rows *r)
+/* Rows of whole numbers to rows of floats, K's times a scale for each word, V's times the row's. */
+ALWAYS void widen_numbers(const kv__rows *r, const uint32_t words, const bool is_value)
 {
     const int8_t *from = (const int8_t *)r->from;
     float *to = (float *)r->to;
-    const uint32_t words = r->words;
-    rc_vf scales = r->is_value ? rc_vf_zero() : rc_vf_load_n(r->scales, words);
-    kv__ahead ahead = *r->ahead;
+    kv__ahead ahead = *r->ahead; /* in registers meanwhile */
+    rc_vf scales = is_value ? rc_vf_zero() : rc_vf_load_n(r->scales, words);
     for (uint32_t i = 0; i < r->rows; i++, from += words, to += r->stride) {
-        if (r->is_value) scales = rc_vf_set1(r->scales[i]);
+        uint32_t at = 0, n = words % RC_LANES;
+        if (is_value) scales = rc_vf_set1(r->scales[i]);
         kv__bring_next(&ahead, 1);
-        for (uint32_t at = 0; at < words; at += RC_LANES) {
-            uint32_t n = rc_vf_lanes(at, words);
-            rc_vf_store_n(to + at, rc_vf_mul(rc_vf_load_i8_n(from + at, n), scales), n);
-        }
+        for (; at + RC_LANES <= words; at += RC_LANES)
+            rc_vf_store(to + at, rc_vf_mul(rc_vf_load_i8(from + at), scales));
+        if (n) rc_vf_store_n(to + at, rc_vf_mul(rc_vf_load_i8_n(from + at, n), scales), n);
     }
     *r->ahead = ahead;
+}
+
+static void widen_int8(const kv__rows *r)
+{
+    if (r->is_value) widen_numbers(r, r->words, true);
+    else if (r->words == KV_STRIP) widen_numbers(r, KV_STRIP, false);
+    else widen_numbers(r, r->words, false);
 }
 
 /* bf16 to pairs is a copy, so that words to be widened are bf16 or int8, for products of floats. */
