@@ -14,6 +14,7 @@ import unittest
 import mica
 import processes
 import test_gguf_types
+import test_quantization
 import test_golden
 
 GPU = os.environ.get("MICA_GPU", "")
@@ -303,8 +304,8 @@ class Sums(Comparison):
 
 @unittest.skipIf(WITHOUT, WITHOUT)
 class Codes(unittest.TestCase):
-    """Quantised weights that stay codes: as near to float32's answers as the CPU's bfloat16. Where many rows are
-    multiplied at once weights are rounded as well as x, by which errors grow to about the root of two."""
+    """Quantised weights that stay codes are nearer to float32's answers than what they mean in bfloat16, where weights are
+    rounded as well as x. Many rows at once are multiplied with rounded ones."""
 
     def logprobs(self, model, flags, start=mica.start_alone):
         rng = mica.seeded("codes")
@@ -315,31 +316,38 @@ class Codes(unittest.TestCase):
         scored = [row for a in answers for row in a["choices"][0]["prompt_logprobs"] if row]
         return [next(iter(row.values()))["logprob"] for row in scored]
 
-    def check(self, model, *flags):
-        exact = self.logprobs(model, ["--device", "cpu", "--dtype", "float32", *flags])
-        cpu = self.logprobs(model, ["--device", "cpu", "--dtype", "bfloat16", *flags])
+    def check(self, model, meant, *flags):
+        """meant: a directory with the values of the codes"""
+        exact = self.logprobs(meant, ["--device", "cpu", "--dtype", "float32"])
         self.assertGreater(max(exact) - min(exact), 1, "the model says nothing")
-        for limit, *more in ((1.6,), (1.2, "--batch-invariant")):
-            cuda = self.logprobs(model, [*CUDA, "--dtype", "bfloat16", *flags, *more], on_cuda())
-            off, allowed = (sum(abs(x - y) for x, y in zip(got, exact, strict=True)) for got in (cuda, cpu))
-            self.assertLess(off, limit * allowed, more)
+
+        def off(model, *more):
+            got = self.logprobs(model, [*CUDA, "--dtype", "bfloat16", *more], on_cuda())
+            return sum(abs(x - y) for x, y in zip(got, exact, strict=True))
+
+        allowed = off(meant)
+        self.assertLess(off(model, *flags), 1.2 * allowed)
+        self.assertLess(off(model, *flags, "--batch-invariant"), allowed)
 
     def test_every_type_and_mixed_ones(self):
         kinds = [{"": kind} for kind in test_gguf_types.KINDS] + list(test_gguf_types.MIXES.values())
         for kind in kinds:
             with self.subTest(kind), tempfile.TemporaryDirectory() as folder:
-                stored, _ = test_gguf_types.random_tensors(mica.seeded("cuda gguf", *kind.values()), kind)
-                test_gguf_types.write_gguf(pathlib.Path(folder) / "model.gguf", stored)
-                self.check(pathlib.Path(folder) / "model.gguf")
+                folder = pathlib.Path(folder)
+                stored, meant = test_gguf_types.random_tensors(mica.seeded("cuda gguf", *kind.values()), kind)
+                test_gguf_types.write_gguf(folder / "model.gguf", stored)
+                test_gguf_types.write_directory(folder / "meant", meant)
+                self.check(folder / "model.gguf", folder / "meant")
 
     def test_rounded_at_load(self):
-        for name in ("q8_0", "q4_0"):
-            self.check(mica.GOLDEN / "granite", "--quantization", name)
+        for kind in ("q8_0", "q4_0"):
+            with self.subTest(kind), tempfile.TemporaryDirectory() as folder:
+                meant = test_quantization.rounded_model(pathlib.Path(folder) / "meant", kind)
+                self.check(test_quantization.MODEL, meant, "--quantization", kind)
 
     def test_on_ranks(self):
-        model = mica.GOLDEN / "granite"
         flags = [*CUDA, "--dtype", "bfloat16", "--quantization", "q8_0"]
-        one, two = (self.logprobs(model, [*flags, *more], on_cuda()) for more in ([], ["-tp", 2]))
+        one, two = (self.logprobs(test_quantization.MODEL, [*flags, *more], on_cuda()) for more in ([], ["-tp", 2]))
         self.assertLess(max(abs(a - b) for a, b in zip(one, two, strict=True)), 0.1)
 
 
