@@ -304,8 +304,8 @@ class Sums(Comparison):
 
 @unittest.skipIf(WITHOUT, WITHOUT)
 class Codes(unittest.TestCase):
-    """Quantised weights that stay codes are nearer to float32's answers than what they mean in bfloat16, where weights are
-    rounded as well as x. Many rows at once are multiplied with rounded ones."""
+    """Quantised weights that stay codes are nearer to float32's answers than what they mean in bfloat16, where weights
+    are rounded as well as x. Many rows at once are multiplied with rounded ones."""
 
     def logprobs(self, model, flags, start=mica.start_alone):
         rng = mica.seeded("codes")
