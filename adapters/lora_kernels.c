@@ -13,17 +13,11 @@ enum { RANKS = 2, ROWS = 2 };
 enum { RANKS = 1, ROWS = 1 };
 #endif
 enum { ROWS_CELL = 16 };
-/* Weights come closer while others are multiplied. A Xeon (AVX-512 without bf16 dot) has 16 lines on their
- * way into L1 at once, too few for what memory takes: there they come to L2 first. */
-#if defined(__AVX512F__) && !defined(__AVX512BF16__)
-enum { TO_L2_FIRST = 1 };
-#else
-enum { TO_L2_FIRST = 0 };
-#endif
+/* Weights come closer while others are multiplied. */
 enum {
     SHRINK_AHEAD = 512,  /* weights of a row of A that come from L2 to L1 */
     EXPAND_AHEAD = 2048, /* weights of B that come to L1, 4 KiB of bf16 */
-    EXPAND_FAR = TO_L2_FIRST ? 8192 : EXPAND_AHEAD
+    EXPAND_FAR = RC_TO_L2_FIRST ? 8192 : EXPAND_AHEAD
 };
 
 /* A cell is some ranks (shrink) or one panel (expand) of one delta for some rows of one segment. */
@@ -138,17 +132,15 @@ ALWAYS rc_vf load_weights(const void *p, rc_dtype stored, size_t at)
 
 ALWAYS size_t bytes_of(rc_dtype stored, size_t weights)
 {
-    return weights * (stored == RC_F32 ? sizeof(float) : sizeof(uint16_t));
+    return weights * rc_dtype_bytes(stored);
 }
 
 /* 32 weights that are read much later, and, in the same stream, 32 that are read soon. */
 ALWAYS void bring(const char *later, const char *soon, rc_dtype stored)
 {
-    if (TO_L2_FIRST) rc_vf_prefetch_l2(later, bytes_of(stored, 32));
-    rc_vf_prefetch(TO_L2_FIRST ? soon : later, bytes_of(stored, 32));
+    if (RC_TO_L2_FIRST) rc_vf_prefetch_l2(later, bytes_of(stored, 32));
+    rc_vf_prefetch(RC_TO_L2_FIRST ? soon : later, bytes_of(stored, 32));
 }
-
-static size_t a_stride(const adapter_lora_delta *d) { return ((size_t)d->in + 31) / 32 * 32; }
 
 /* A part of a row of A past `in` is zero, and so is what x loads there. Meanwhile the next ranks' rows come
  * closer, from `next` on: each is a stream that memory begins anew. */
@@ -156,7 +148,7 @@ ALWAYS void shrink_step(rc_vf acc[RANKS][ROWS], const cell *c, rc_dtype stored, 
                         const char *next, uint32_t k, uint32_t lanes, int ranks, int rows)
 {
     const char *a = c->delta->a;
-    size_t stride = a_stride(c->delta);
+    size_t stride = adapter_lora_a_stride(c->delta->in);
     rc_vf b[ROWS];
 #pragma GCC unroll 4
     for (int m = 0; m < rows; m++) b[m] = lanes == 16 ? rc_vf_load(x[m] + k) : rc_vf_load_n(x[m] + k, lanes);
@@ -178,7 +170,8 @@ ALWAYS void shrink_tile(const adapter_lora_run *r, const cell *c, rc_dtype store
     size_t s_stride = (size_t)ADAPTER_WAVE * r->rank_max;
     uint32_t in = c->delta->in, k = 0, unit = c->unit + RANKS;
     const char *next = c->after->a;
-    if (unit < c->delta->rank) next = (const char *)c->delta->a + bytes_of(stored, unit * a_stride(c->delta));
+    if (unit < c->delta->rank)
+        next = (const char *)c->delta->a + bytes_of(stored, unit * adapter_lora_a_stride(in));
     for (int m = 0; m < rows; m++) x[m] = r->x + c->rows[m] * r->x_stride;
 #pragma GCC unroll 4
     for (int i = 0; i < ranks; i++)

@@ -4,12 +4,9 @@
 
 static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
-/* A row of A as stored: whole lines, so that every row starts on one. */
-static size_t a_stride(uint32_t in) { return round_up(in, 32); }
-
 static size_t a_bytes(const adapter_delta *d, rc_dtype stored)
 {
-    return round_up(d->rank * a_stride(d->in) * rc_dtype_bytes(stored), 64);
+    return round_up(d->rank * adapter_lora_a_stride(d->in) * rc_dtype_bytes(stored), 64);
 }
 
 static size_t b_bytes(const adapter_delta *d, rc_dtype stored)
@@ -41,7 +38,7 @@ static void pack_a(void *to, const adapter_delta *d, rc_dtype stored)
 {
     for (uint32_t r = 0; r < d->rank; r++) {
         const char *row = (const char *)d->a + (size_t)r * d->in * rc_dtype_bytes(d->dtype);
-        char *out = (char *)to + r * a_stride(d->in) * rc_dtype_bytes(stored);
+        char *out = (char *)to + r * adapter_lora_a_stride(d->in) * rc_dtype_bytes(stored);
         if (d->dtype == stored) memcpy(out, row, d->in * rc_dtype_bytes(stored));
         else
             for (uint32_t k = 0; k < d->in; k++) store(out, stored, k, rc_load_f32(row, d->dtype, k));

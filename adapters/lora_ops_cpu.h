@@ -25,6 +25,9 @@ extern "C" {
 
 enum { ADAPTER_WAVE = 3, ADAPTER_LORA_PANEL = 32 };
 
+/* Weights in a row of A as stored: whole lines, so that every row starts on one. */
+static inline size_t adapter_lora_a_stride(uint32_t in) { return ((size_t)in + 31) / 32 * 32; }
+
 typedef struct adapter_lora_delta {
     uint32_t in, out, out_offset, rank;
     float scaling;

@@ -36,7 +36,7 @@ enum { WIDENS = 1, FIRST_FETCHES = 0 };
 /* k of a chain where weights are float32: one over all k of a hidden size of 600 leaves 3.5 times the
  * rounding error in log probabilities. bf16 rounds far more than that, and its chain is a depth block. */
 enum { FLOAT_CHAIN = 128 };
-enum { STREAM_AHEAD = TO_L2_FIRST ? L2_AHEAD : BYTES_AHEAD }; /* where nobody else brings the next block */
+enum { STREAM_AHEAD = RC_TO_L2_FIRST ? L2_AHEAD : BYTES_AHEAD }; /* where nobody else brings the next block */
 enum { RUNS_FETCHING = 64 }; /* at most: of more, each would bring less than a line for a k */
 
 /* One tile of one depth block. */
@@ -106,8 +106,8 @@ ALWAYS void tile_f32(const tile *t, int rows)
 /* One line of what comes next. */
 ALWAYS void bring(const char *ahead, const uint16_t *w)
 {
-    __builtin_prefetch(ahead, 0, TO_L2_FIRST ? 2 : 3);
-    if (TO_L2_FIRST) __builtin_prefetch((const char *)w + BYTES_AHEAD, 0, 3);
+    __builtin_prefetch(ahead, 0, RC_TO_L2_FIRST ? 2 : 3);
+    if (RC_TO_L2_FIRST) __builtin_prefetch((const char *)w + BYTES_AHEAD, 0, 3);
 }
 
 /* Pairs of k without a test between: on a Xeon 4 are worth 6 % to 8 rows, 8 cost 12 rows as much. AVX2 takes

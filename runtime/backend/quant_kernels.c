@@ -214,7 +214,7 @@ ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k
                         const bool dots, const int bits, int rows)
 {
     const int bytes = 16 * bits; /* of codes for these 4 k */
-    if (TO_L2_FIRST) rc_vf_prefetch_l2(b->codes + bytes * line + L2_AHEAD, (size_t)bytes);
+    if (RC_TO_L2_FIRST) rc_vf_prefetch_l2(b->codes + bytes * line + L2_AHEAD, (size_t)bytes);
     rc_vf_prefetch(b->codes + bytes * line + LINES_AHEAD, (size_t)bytes);
 #pragma GCC unroll 2
     for (int o = 0; o < 4; o += 2, k += 2) {

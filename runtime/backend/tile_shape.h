@@ -36,10 +36,7 @@ ALWAYS int vectors_of(int rows) { return rows <= PANEL_ROWS ? 2 : 1; }
 #define PAIRS 0
 #endif
 
-/* A Xeon has 16 lines on their way into L1 at once, too few for what memory takes: there a stream of weights
- * comes to L2 first, and one row of bf16 takes 96 % of the bandwidth instead of 80 %. The other families keep
- * the one step that they were measured with. */
-enum { TO_L2_FIRST = PAIRS, L2_AHEAD = 32 << 10 };
+enum { L2_AHEAD = 32 << 10 }; /* bytes of a stream that comes to L2 first */
 
 #define TILE(kind, rows) \
     static void kind##_##rows(const tile *t) { kind(t, rows); }
