@@ -5,7 +5,7 @@
  * same chains and choose only what is in registers together, so rows, threads and tiles change no bit.
  *
  * Few rows: panel after panel, each block straight from memory: a linear stream. Many rows: depth block
- * after depth block, so that the packed rows of one block stay in L2 for all panels; with AVX-512 the first
+ * after depth block, so that the packed rows of one block stay in L2 for all panels; but with AVX2 the first
  * tile over a bf16 block leaves it widened to float32 for the others. By multiply-adds those meet two panels:
  *
  *                          panel              panel
@@ -25,14 +25,8 @@ enum {
     LINEAR_BYTES = 512 << 10 /* packed rows up to this size stay in L2 whole */
 };
 
-/* WIDENS: of many tiles the first leaves a bf16 block as float32 for the others. On Zen 3 shifts and masks
- * have ports beside the multiply-adds', and reading half the bytes is worth more (8 rows of 8192 x 2048: 155
- * GFLOP/s against 130). FIRST_FETCHES: it brings its share of the next block too: memory is never idle. */
-#if defined(__AVX2__) && !defined(__AVX512F__)
-enum { WIDENS = 0, FIRST_FETCHES = 1 };
-#else
-enum { WIDENS = 1, FIRST_FETCHES = 0 };
-#endif
+/* The first tile over a block brings its share of the next block too: memory is never idle. */
+enum { FIRST_FETCHES = SIXTEEN_REGISTERS };
 /* k of a chain where weights are float32: one over all k of a hidden size of 600 leaves 3.5 times the
  * rounding error in log probabilities. bf16 rounds far more than that, and its chain is a depth block. */
 enum { FLOAT_CHAIN = 128 };
@@ -110,9 +104,63 @@ ALWAYS void bring(const char *ahead, const uint16_t *w)
     if (RC_TO_L2_FIRST) __builtin_prefetch((const char *)w + BYTES_AHEAD, 0, 3);
 }
 
-/* Pairs of k without a test between: on a Xeon 4 are worth 6 % to 8 rows, 8 cost 12 rows as much. AVX2 takes
- * one at a time, as it was measured. */
-enum { K_PAIRS = PAIRS ? 4 : 1 };
+/* Pairs of k without a test between: on a Xeon 4 are worth 6 % to 8 rows, 8 cost 12 rows as much. */
+enum { K_PAIRS = PAIRS || SIXTEEN_REGISTERS ? 4 : 1 };
+
+#if SIXTEEN_REGISTERS
+/* Every tile widens bf16 itself: on Zen 3 shifts and masks have ports beside the multiply-adds', and a block
+ * that the first one left as float32 would be twice the bytes to read from L2.
+ *
+ * One k into the accumulators of vector v, in assembly: left to choose, GCC 12 moves accumulators about and
+ * keeps one in memory, where a store and a load take longer than the multiply-add that waits for them: half
+ * the speed. Beside 12 there are registers for a vector of w, a number of x and a mask. */
+ALWAYS void step_vector(rc_vf acc[][VECTORS], int v, rc_vf w, const float *x, int rows)
+{
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++, x += RT_X_STRIDE / sizeof *x) {
+        __m256 a;
+        __asm__("vbroadcastss %3, %2\n\tvfmadd231ps %4, %2, %0\n\tvfmadd231ps %5, %2, %1"
+                : "+x"(acc[r][v].lo), "+x"(acc[r][v].hi), "=&x"(a)
+                : "m"(*x), "x"(w.lo), "x"(w.hi));
+    }
+}
+
+/* The even k of a pair, then the odd one, for which the pair is loaded again: no register could keep it. */
+ALWAYS void step_bf16(rc_vf acc[][VECTORS], const uint16_t *w, const float *x, int rows)
+{
+    const int vectors = vectors_of(rows);
+#pragma GCC unroll 4
+    for (int i = 0; i < 2 * vectors; i++) {
+        const int odd = i / vectors, v = i % vectors;
+        rc_vf pairs = rc_vf_load_bits(w + 32 * v);
+        step_vector(acc, v, odd ? rc_vf_pair_high(pairs) : rc_vf_pair_low(pairs), x + odd, rows);
+        __asm__ volatile("" : : : "memory"); /* nothing loaded outlives it */
+    }
+}
+
+/* A bf16 panel against float32 rows. A core that is shared between hyperthreads takes in three instructions a
+ * cycle, not six, of which two are to multiply and add: so there are few tests and prefetches. */
+ALWAYS void tile_bf16(const tile *t, int rows)
+{
+    rc_vf acc[TILE_ROWS][VECTORS];
+    tile_begin(acc, rows);
+    const float *x = t->x;
+    const uint16_t *w = t->w;
+    const char *ahead = t->ahead;
+    const uint32_t depth = t->depth;
+    const size_t step = t->ahead_step;
+    uint32_t k = 0;
+    for (; k + 2 * K_PAIRS <= depth; k += 2 * K_PAIRS, x += 2 * K_PAIRS, w += 2 * K_PAIRS * RT_PANEL)
+#pragma GCC unroll 4
+        for (int i = 0; i < K_PAIRS; i++, ahead += 2 * step) {
+            __builtin_prefetch(ahead, 0, 3);
+            if (vectors_of(rows) == 2) __builtin_prefetch(ahead + step, 0, 3); /* no other run will */
+            step_bf16(acc, w + 2 * i * RT_PANEL, x + 2 * i, rows);
+        }
+    for (; k < depth; k += 2, x += 2, w += 2 * RT_PANEL) step_bf16(acc, w, x, rows);
+    tile_end(t, acc, rows, 0, depth);
+}
+#else
 
 /* A bf16 panel against float32 rows: the even k of a pair, then the odd one. */
 ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
@@ -147,6 +195,7 @@ ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
 }
 ALWAYS void tile_bf16(const tile *t, int rows) { tile_pairs(t, rows, false); }
 ALWAYS void tile_widen(const tile *t, int rows) { tile_pairs(t, rows, true); }
+#endif
 
 #if PAIRS
 /* Two tiles of float32 operands and the same rows. */
@@ -198,7 +247,9 @@ TILES(tile_f32)
 TILES(tile_dot)
 #else
 TILES(tile_bf16)
+#if !SIXTEEN_REGISTERS
 TILES(tile_widen)
+#endif
 #endif
 
 /* One part's walk over a product. */
@@ -417,9 +468,15 @@ static walk plan_walk(const rt_dense *d, uint32_t part)
 #if DOT
     s.first = s.others = tile_dots;
 #else
-    s.widens = WIDENS && s.tiles > 1;
-    s.first = s.widens ? tile_widens : tile_bf16s;
-    if (!s.widens) s.others = tile_bf16s;
+    s.first = tile_bf16s;
+    s.others = tile_bf16s;
+#if !SIXTEEN_REGISTERS
+    s.widens = s.tiles > 1;
+    if (s.widens) {
+        s.first = tile_widens;
+        s.others = tile_f32s;
+    }
+#endif
 #endif
     return s;
 }

@@ -28,6 +28,7 @@ enum {
     /* Rows up to which such tiles take turns; more share the cost of expanding, which on a Xeon pays late: 8
      * rows are 1.1 to 1.5 times as fast without, 12 rows 1.1 times. */
     DIRECT_MOST = PAIRS ? TILE_ROWS : DIRECT_ROWS,
+    EXPANDED_ROWS = SIXTEEN_REGISTERS ? 5 : TILE_ROWS, /* of a tile that reads what was expanded */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
     LINES_AHEAD = 8192,  /* while rows read the codes, a line at a time: 4096 is 12 % slower on Zen 5 */
     SUM_RUN = 32         /* k of a run of the formats that have minima */
@@ -413,7 +414,7 @@ static tile tile_of(walk *w, place at, uint32_t k0, uint32_t row, uint32_t c)
 static void panel_stretch(walk *w, place at, uint32_t k0, uint32_t depth, uint32_t rows)
 {
     stretch *s = stretch_at(w, at);
-    const uint32_t most = s->is_expanded ? TILE_ROWS : DIRECT_ROWS;
+    const uint32_t most = s->is_expanded ? EXPANDED_ROWS : DIRECT_ROWS;
     const uint32_t tiles = (rows + most - 1) / most, columns = w->d->w->n - at.panel * RT_PANEL;
     s->depth = depth;
     if (s->is_expanded) expand(w->d->w, at.panel, k0, s);
@@ -499,7 +500,7 @@ void RC_FAMILY(rt_quant_run)(const rt_dense *d, uint32_t part, uint32_t parts)
         run_gated(&w, part, parts);
         return;
     }
-    const bool is_one_tile = d->rows <= TILE_ROWS;
+    const bool is_one_tile = d->rows <= EXPANDED_ROWS;
     const uint32_t stretch_depth = is_one_tile && w.s[0].is_expanded ? FEW_DEPTH : w.block_depth;
     const uint32_t outer = is_one_tile ? m->k : w.block_depth;
     uint32_t first, end_panel;

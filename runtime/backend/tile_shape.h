@@ -13,7 +13,7 @@
 #if defined(__AVX512F__)
 enum { TILE_ROWS = 12, PANEL_ROWS = 12 }; /* 24 accumulators of 32 registers */
 #elif defined(__AVX2__)
-enum { TILE_ROWS = 5, PANEL_ROWS = 2 };   /* 10 accumulators of 16 registers: beside 12, widening spills */
+enum { TILE_ROWS = 6, PANEL_ROWS = 2 };   /* 12 accumulators of 16 registers */
 #else
 enum { TILE_ROWS = 2, PANEL_ROWS = 0 };   /* 8 accumulators of 16 registers */
 #endif
@@ -29,6 +29,11 @@ ALWAYS int vectors_of(int rows) { return rows <= PANEL_ROWS ? 2 : 1; }
 #define DOT 1
 #else
 #define DOT 0
+#endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define SIXTEEN_REGISTERS 1
+#else
+#define SIXTEEN_REGISTERS 0
 #endif
 #if defined(__AVX512F__) && !DOT
 #define PAIRS 1
@@ -48,8 +53,8 @@ enum { L2_AHEAD = 32 << 10 }; /* bytes of a stream that comes to L2 first */
                                                kind##_7, kind##_8, kind##_9, kind##_10, kind##_11, kind##_12};
 #elif defined(__AVX2__)
 #define TILES(kind) \
-    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) \
-    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5};
+    TILE(kind, 1) TILE(kind, 2) TILE(kind, 3) TILE(kind, 4) TILE(kind, 5) TILE(kind, 6) \
+    static const tile_fn kind##s[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, kind##_4, kind##_5, kind##_6};
 #else
 #define TILES(kind) \
     TILE(kind, 1) TILE(kind, 2) \
