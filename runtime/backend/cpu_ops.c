@@ -145,16 +145,18 @@ static void expand_task(void *arg, uint32_t part, uint32_t parts)
     o->kernels->lora_expand(o->lora, part, parts);
 }
 
-static uint32_t row_blocks(uint32_t rows)
+/* How many passes l's rows take. Codes are expanded in each, so there are as few as can be. */
+static uint32_t row_blocks(const rt_device *d, const rt_linear *l)
 {
-    return (rows + RT_ROWS_BLOCK - 1) / RT_ROWS_BLOCK;
+    uint32_t least = (l->rows + RT_ROWS_BLOCK - 1) / RT_ROWS_BLOCK, most = l->rows / d->kernels->pass_rows;
+    return most > least && !l->weight->quant ? most : least;
 }
 
 /* Block b of the rows. */
-static rt_dense rows_of(rt_device *d, const rt_linear *l, uint32_t b)
+static rt_dense rows_of(rt_device *d, const rt_linear *l, uint32_t b, uint32_t blocks)
 {
     uint32_t first, end;
-    rt_share(l->rows, b, row_blocks(l->rows), &first, &end);
+    rt_share(l->rows, b, blocks, &first, &end);
     return (rt_dense){
         .w = l->weight,
         .bias = l->bias,
@@ -170,8 +172,8 @@ static rt_dense rows_of(rt_device *d, const rt_linear *l, uint32_t b)
 
 static void run_base(rt_device *d, const rt_linear *l, const adapter_lora_run *lora)
 {
-    for (uint32_t b = 0, blocks = row_blocks(l->rows); b < blocks; b++) {
-        rt_dense dense = rows_of(d, l, b);
+    for (uint32_t b = 0, blocks = row_blocks(d, l); b < blocks; b++) {
+        rt_dense dense = rows_of(d, l, b, blocks);
         linear_op o = {d->kernels, &dense, b + 1 == blocks ? lora : NULL};
         if (dense.rows <= FEW_ROWS) pack_task(&o, 0, 1);
         else rt_pool_run(d->pool, pack_task, &o);
@@ -219,8 +221,8 @@ bool rt_cpu__feed_forward(rt_device *d, const rt_linear *gate_up, const rt_linea
 {
     RC_ASSERT(gate_up->weight->n == 2 * down->weight->k && gate_up->rows == down->rows);
     if (!can_gate(d, gate_up, down)) return false;
-    for (uint32_t b = 0; b < row_blocks(gate_up->rows); b++) {
-        rt_dense first = rows_of(d, gate_up, b), second = rows_of(d, down, b);
+    for (uint32_t b = 0, blocks = row_blocks(d, gate_up); b < blocks; b++) {
+        rt_dense first = rows_of(d, gate_up, b, blocks), second = rows_of(d, down, b, blocks);
         size_t packed_rows = (size_t)first.rows * rt_cpu__packed_blocks(first.w->k);
         second.packed = (char *)d->packed + packed_rows * RT_X_STRIDE;
         first.next = second.w;

@@ -60,6 +60,7 @@ typedef struct rt_rows {
 
 typedef struct rt_kernels {
     const char *name;
+    uint32_t pass_rows; /* that one pass over bf16 or float32 takes at least, where there are twice as many */
     void (*pack)(const rt_dense *d, uint32_t part, uint32_t parts);
     void (*dense)(const rt_dense *d, uint32_t part, uint32_t parts);
     void (*quant_pack)(const rt_dense *d, uint32_t part, uint32_t parts); /* the same for quantised weights */
