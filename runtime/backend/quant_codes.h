@@ -98,58 +98,82 @@ ALWAYS void values_of(const code_block *b, int line, int o, const int bits, rc_v
     *odd = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(upper_words, codes, b->low));
 }
 #elif defined(__AVX2__)
-/* A block of 32 k by 32 columns. Code c where it is in a word, at bit p, below the exponent of 2^(23 - p), is
- * 2^(23 - p) + c; `base` of p = 0 and p = 4 is what to subtract. */
+/* A block of 32 k by 32 columns. A code where it is in a word, its lowest bit at p, below the exponent of
+ * 2^(23 - p), is the float 2^(23 - p) + code; `base` of p / 4 is what to subtract. Of 4 bits all words of a
+ * line get the bits of all those exponents at once, so that one mask leaves a code with its own. */
 typedef struct code_block {
     const uint8_t *codes;
-    __m256 base[2];
+    __m256i exponents;
+    __m256 base[4];
 } code_block;
+
+ALWAYS __m256i exponent_of(int p) { return _mm256_set1_epi32((127 + 23 - p) << 23); }
 
 static inline code_block block_of(const rt_quant *q, const uint16_t values[64], const uint8_t *codes)
 {
-    float offset = (float)q->offset;
+    code_block b = {.codes = codes, .exponents = _mm256_setzero_si256()};
+    for (int i = 0; i < 4; i++) {
+        b.exponents = _mm256_or_si256(b.exponents, exponent_of(4 * i));
+        b.base[i] = _mm256_set1_ps((float)(1 << (23 - 4 * i)) - (float)q->offset);
+    }
+    __asm__("" : "+x"(b.exponents)); /* known, each use would mask first and have an `or` of its own */
     (void)values;
-    return (code_block){codes, {_mm256_set1_ps(0x1p23f - offset), _mm256_set1_ps(0x1p19f - offset)}};
+    return b;
 }
 
-/* Eight codes: nibble n of each word `low`, above it the other bits, from bit `at` of `more`. */
-ALWAYS __m256 narrow_value(const code_block *b, __m256i low, int n, __m256i more, int at, const int bits)
+/* Eight words, moved up by so many bits, or down where that is less than 0. */
+ALWAYS __m256i words_at(const uint8_t *at, int up)
 {
-    const int p = n % 2 * 4, to = p + 4;
-    __m256i code = _mm256_and_si256(_mm256_srli_epi32(low, n / 2 * 8), _mm256_set1_epi32(15 << p));
-    if (bits > 4) {
-        more = at > to ? _mm256_srli_epi32(more, at - to) : _mm256_slli_epi32(more, to - at);
-        more = _mm256_and_si256(more, _mm256_set1_epi32(((1 << (bits - 4)) - 1) << to));
-        code = _mm256_or_si256(code, more);
-    }
-    __m256i above = _mm256_or_si256(code, _mm256_set1_epi32((127 + 23 - p) << 23));
-    return _mm256_sub_ps(_mm256_castsi256_ps(above), b->base[n % 2]);
+    __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)at);
+    return up < 0 ? _mm256_srli_epi32(words, -up) : up > 0 ? _mm256_slli_epi32(words, up) : words;
+}
+
+/* Eight codes of 4 bits: those of operand o of the line, of 8 columns from byte `at` of its words on, whose
+ * upper halves have the odd k. */
+ALWAYS __m256 nibble_value(const code_block *b, int line, int o, int at, bool is_odd)
+{
+    __m256i words = _mm256_or_si256(words_at(b->codes + 64 * line + at, is_odd ? -16 : 0), b->exponents);
+    __m256i own = _mm256_or_si256(exponent_of(4 * o), _mm256_set1_epi32(15 << (4 * o)));
+    return _mm256_sub_ps(_mm256_castsi256_ps(_mm256_and_si256(words, own)), b->base[o]);
+}
+
+/* The same of 5 or 6 bits, joined where a word has them 4 or 8 bits up. */
+ALWAYS __m256 joined_value(const code_block *b, int line, int o, int at, bool is_odd, const int bits)
+{
+    const int p = o % 2 * 4, down = is_odd ? 16 : 0;
+    const uint8_t *more = b->codes + 512 + 64 * (bits == 5 ? line / 4 : line / 2) + at;
+    const int first = bits == 5 ? 4 * (line % 4) + o : 2 * (4 * (line % 2) + o);
+    __m256i low = words_at(b->codes + 64 * line + at, -(o / 2 * 8 + down));
+    __m256i upper = words_at(more, p + 4 - first - down);
+    low = _mm256_and_si256(low, _mm256_set1_epi32(15 << p));
+    upper = _mm256_and_si256(upper, _mm256_set1_epi32(((1 << (bits - 4)) - 1) << (p + 4)));
+    __m256i value = _mm256_or_si256(_mm256_or_si256(low, upper), exponent_of(p));
+    return _mm256_sub_ps(_mm256_castsi256_ps(value), b->base[p / 4]);
+}
+
+ALWAYS __m256 narrow_value(const code_block *b, int line, int o, int at, bool is_odd, const int bits)
+{
+    return bits == 4 ? nibble_value(b, line, o, at, is_odd) : joined_value(b, line, o, at, is_odd, bits);
 }
 
 ALWAYS void byte_values(const uint8_t *codes, __m256 *even, __m256 *odd)
 {
     __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)codes));
-    *even = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(words, 16), 16));
+    *even = _mm256_cvtepi32_ps(_mm256_madd_epi16(words, _mm256_set1_epi32(1)));
     *odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(words, 16));
 }
 
 /* Operand 4 line + o as float32: its even k and its odd k. */
 ALWAYS void values_of(const code_block *b, int line, int o, const int bits, rc_vf *even, rc_vf *odd)
 {
-    const uint8_t *bytes = b->codes + 32 * (4 * line + o), *low = b->codes + 64 * line;
     if (bits == 8) {
+        const uint8_t *bytes = b->codes + 32 * (4 * line + o);
         byte_values(bytes, &even->lo, &odd->lo);
         byte_values(bytes + 16, &even->hi, &odd->hi);
         return;
     }
-    const uint8_t *more = bits == 4 ? low : b->codes + 512 + 64 * (bits == 5 ? line / 4 : line / 2);
-    int at = bits == 5 ? 4 * (line % 4) + o : 2 * (4 * (line % 2) + o);
-    rc_vf words = rc_vf_load_bits(low), upper = rc_vf_load_bits(more);
-    __m256i lo = _mm256_castps_si256(words.lo), hi = _mm256_castps_si256(words.hi);
-    __m256i up_lo = _mm256_castps_si256(upper.lo), up_hi = _mm256_castps_si256(upper.hi);
-    *even = (rc_vf){narrow_value(b, lo, o, up_lo, at, bits), narrow_value(b, hi, o, up_hi, at, bits)};
-    *odd = (rc_vf){narrow_value(b, lo, o + 4, up_lo, at + 16, bits),
-                   narrow_value(b, hi, o + 4, up_hi, at + 16, bits)};
+    *even = (rc_vf){narrow_value(b, line, o, 0, false, bits), narrow_value(b, line, o, 32, false, bits)};
+    *odd = (rc_vf){narrow_value(b, line, o, 0, true, bits), narrow_value(b, line, o, 32, true, bits)};
 }
 #else
 static inline int code_of(const rt_quant *q, const uint8_t *codes, uint32_t operand, uint32_t word)

@@ -24,9 +24,10 @@
 #include "runtime/backend/tile_shape.h"
 
 enum {
-    DIRECT_ROWS = PANEL_ROWS < 4 ? PANEL_ROWS : 4, /* of a tile that reads the codes: registers are out */
+    DIRECT_ROWS = PANEL_ROWS < 4 ? 3 : 4, /* of a tile that reads the codes: registers are out */
     /* Rows up to which such tiles take turns; more share the cost of expanding, which on a Xeon pays late: 8
-     * rows are 1.1 to 1.5 times as fast without, 12 rows 1.1 times. */
+     * rows are 1.1 to 1.5 times as fast without, 12 rows 1.1 times. On Zen 3 8 rows take 1.25 to 1.8 times as
+     * long without. */
     DIRECT_MOST = PAIRS ? TILE_ROWS : DIRECT_ROWS,
     EXPANDED_ROWS = SIXTEEN_REGISTERS ? 5 : TILE_ROWS, /* of a tile that reads what was expanded */
     FEW_DEPTH = 256,     /* a stretch for few rows: its operands stay in L1 */
@@ -50,18 +51,16 @@ typedef struct tile {
 
 typedef void (*tile_fn)(const tile *t);
 
-ALWAYS void begin(const tile *t, rc_vf acc[][VECTORS], int rows)
+ALWAYS void begin(const tile *t, rc_vf acc[][VECTORS], int rows, int vectors)
 {
-    const int vectors = vectors_of(rows);
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++)
             acc[r][v] = t->starts ? rc_vf_zero()
                                   : rc_vf_load_n(t->y + (size_t)r * t->y_stride + 16 * v, t->lanes[v]);
 }
 
-ALWAYS void end(const tile *t, rc_vf acc[][VECTORS], int rows)
+ALWAYS void end(const tile *t, rc_vf acc[][VECTORS], int rows, int vectors)
 {
-    const int vectors = vectors_of(rows);
     for (int v = 0; v < vectors; v++) {
         rc_vf bias = t->bias ? rc_vf_load_n(t->bias + 16 * v, t->lanes[v]) : rc_vf_zero();
         for (int r = 0; r < rows; r++) {
@@ -73,9 +72,9 @@ ALWAYS void end(const tile *t, rc_vf acc[][VECTORS], int rows)
 
 /* k of a run without a test between: with 16 registers the loop's own pointers wait on the stack. */
 #if defined(__AVX512F__)
-enum { TOGETHER = 1 };
+enum { TOGETHER = 1, LINES_TOGETHER = 8 };
 #else
-enum { TOGETHER = 8 };
+enum { TOGETHER = 8, LINES_TOGETHER = 4 };
 #endif
 
 /* One run into sum. w, x: the run's first operand of the stripe, and first element of the first row. */
@@ -106,9 +105,8 @@ ALWAYS void run_dot(rc_vf sum[][VECTORS], const uint16_t *w, const uint16_t *x, 
 
 /* The run's scales and, or NULL, its minima into the accumulators. */
 ALWAYS void scale_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS], uint32_t run,
-                      const rc_vf scale[VECTORS], const rc_vf *min, int rows)
+                      const rc_vf scale[VECTORS], const rc_vf *min, int rows, int vectors)
 {
-    const int vectors = vectors_of(rows);
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; v++) {
 #pragma GCC unroll 16
@@ -130,9 +128,8 @@ ALWAYS void load_columns(const tile *t, const float *of_runs, uint32_t run, rc_v
         out[v] = rc_vf_load(of_runs + (size_t)run * RT_PANEL + t->column + 16 * v);
 }
 
-ALWAYS void begin_run(rc_vf sum[][VECTORS], int rows)
+ALWAYS void begin_run(rc_vf sum[][VECTORS], int rows, int vectors)
 {
-    const int vectors = vectors_of(rows);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
@@ -146,16 +143,17 @@ ALWAYS void end_run(const tile *t, rc_vf acc[][VECTORS], rc_vf sum[][VECTORS], u
     rc_vf scale[VECTORS], min[VECTORS];
     load_columns(t, t->s->scale, run, scale, vectors);
     if (has_min) load_columns(t, t->s->min, run, min, vectors);
-    scale_run(t, acc, sum, run, scale, has_min ? min : NULL, rows);
+    scale_run(t, acc, sum, run, scale, has_min ? min : NULL, rows, vectors);
 }
 
 ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
 {
     rc_vf acc[TILE_ROWS][VECTORS], sum[TILE_ROWS][VECTORS];
     const stretch *s = t->s;
-    begin(t, acc, rows);
+    const int vectors = vectors_of(rows);
+    begin(t, acc, rows, vectors);
     for (uint32_t k = 0, run = 0; k < s->depth; k += s->run, run++) {
-        begin_run(sum, rows);
+        begin_run(sum, rows, vectors);
 #if DOT
         if (dots) {
             const uint16_t *w = (const uint16_t *)s->operands + (size_t)k * RT_PANEL + 2 * t->column;
@@ -169,7 +167,7 @@ ALWAYS void tile_runs(const tile *t, bool dots, bool has_min, int rows)
         end_run(t, acc, sum, run, has_min, rows);
     }
     (void)dots;
-    end(t, acc, rows);
+    end(t, acc, rows, vectors);
 }
 ALWAYS void plain_f32(const tile *t, int rows) { tile_runs(t, false, false, rows); }
 ALWAYS void min_f32(const tile *t, int rows) { tile_runs(t, false, true, rows); }
@@ -190,19 +188,19 @@ ALWAYS void pair_runs(const tile *t, const tile *u, bool has_min)
     const float *w = t->s->operands, *x = (const float *)(const void *)t->x;
     const ptrdiff_t other = (const float *)u->s->operands - w;
     const uint32_t depth = t->s->depth, run_depth = t->s->run;
-    begin(t, acc[0], PAIR_ROWS);
-    begin(u, acc[1], PAIR_ROWS);
+    begin(t, acc[0], PAIR_ROWS, VECTORS);
+    begin(u, acc[1], PAIR_ROWS, VECTORS);
     for (uint32_t k = 0, run = 0; k < depth; k += run_depth, run++) {
-        begin_run(sum[0], PAIR_ROWS);
-        begin_run(sum[1], PAIR_ROWS);
+        begin_run(sum[0], PAIR_ROWS, VECTORS);
+        begin_run(sum[1], PAIR_ROWS, VECTORS);
         for (uint32_t i = 0; i < run_depth; i += PAIR_STEPS)
 #pragma GCC unroll 4
             for (int step = 0; step < PAIR_STEPS; step++, w += RT_PANEL, x++) step_pair(sum, w, other, x);
         end_run(t, acc[0], sum[0], run, has_min, PAIR_ROWS);
         end_run(u, acc[1], sum[1], run, has_min, PAIR_ROWS);
     }
-    end(t, acc[0], PAIR_ROWS);
-    end(u, acc[1], PAIR_ROWS);
+    end(t, acc[0], PAIR_ROWS, VECTORS);
+    end(u, acc[1], PAIR_ROWS, VECTORS);
 }
 static void plain_pair(const tile *t, const tile *u) { pair_runs(t, u, false); }
 static void min_pair(const tile *t, const tile *u) { pair_runs(t, u, true); }
@@ -210,6 +208,17 @@ static void min_pair(const tile *t, const tile *u) { pair_runs(t, u, true); }
 
 #if defined(__AVX2__)
 /* ---- tiles of few rows: each code goes from its line through registers into the product ---- */
+
+/* step_f32 of all columns, however many rows. */
+ALWAYS void step_panel(rc_vf sum[][VECTORS], const rc_vf w[VECTORS], const float *x, int rows)
+{
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_fma(a, w[v], sum[r][v]);
+    }
+}
 
 ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k, rc_vf sum[][VECTORS],
                         const bool dots, const int bits, int rows)
@@ -231,12 +240,23 @@ ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k
         const float *x = (const float *)(const void *)t->x + k;
         values_of(b, line, o, bits, &even[0], &odd[0]);
         values_of(b, line, o + 1, bits, &even[1], &odd[1]);
-        step_f32(sum, even, x, rows);
-        step_f32(sum, odd, x + 1, rows);
+        step_panel(sum, even, x, rows);
+        step_panel(sum, odd, x + 1, rows);
     }
     (void)dots;
 }
 
+ALWAYS void times_factors(const rc_vf d[VECTORS], const uint8_t *factors, bool is_signed, float sign,
+                          rc_vf out[VECTORS])
+{
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) {
+        rc_vf values = load_factors(factors + 16 * v, is_signed);
+        out[v] = rc_vf_mul(d[v], rc_vf_mul(rc_vf_set1(sign), values));
+    }
+}
+
+#if defined(__AVX512F__)
 /* What expand_scales would leave of a group, bit for bit, as registers: a tile has all columns of a panel. */
 typedef struct group_scales {
     rc_vf d[VECTORS], min[VECTORS];
@@ -258,36 +278,62 @@ ALWAYS group_scales scales_of(const rt_quant *q, const uint8_t *d, const int bit
     return s;
 }
 
-ALWAYS void times_factors(const rc_vf d[VECTORS], const uint8_t *factors, bool is_signed, float sign,
-                          rc_vf out[VECTORS])
-{
-#pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
-        rc_vf values = load_factors(factors + 16 * v, is_signed);
-        out[v] = rc_vf_mul(d[v], rc_vf_mul(rc_vf_set1(sign), values));
-    }
-}
-
 /* Run i of the group, run `run` of the stretch. */
 ALWAYS void scale_from(const group_scales *s, uint32_t i, const tile *t, rc_vf acc[][VECTORS],
                        rc_vf sum[][VECTORS], uint32_t run, int rows)
 {
     rc_vf scale[VECTORS], min[VECTORS];
     if (!s->has_factors) {
-        scale_run(t, acc, sum, run, s->d, s->has_min ? s->min : NULL, rows);
+        scale_run(t, acc, sum, run, s->d, s->has_min ? s->min : NULL, rows, VECTORS);
         return;
     }
     times_factors(s->d, s->factors + i * RT_PANEL, s->is_signed, 1, scale);
     if (s->has_min) times_factors(s->min, s->min_factors + i * RT_PANEL, false, -1, min);
-    scale_run(t, acc, sum, run, scale, s->has_min ? min : NULL, rows);
+    scale_run(t, acc, sum, run, scale, s->has_min ? min : NULL, rows, VECTORS);
 }
+#else
+/* The same where registers are out: float16 become floats again for each run, unless runs are short. Fields
+ * are set one by one: a struct that is copied goes through the stack, by instructions that loads wait for. */
+typedef struct group_scales {
+    rc_vf short_d[VECTORS];
+    const uint8_t *d, *factors, *min_factors;
+    bool has_min, has_factors, is_short;
+} group_scales;
+
+ALWAYS void scales_of(const rt_quant *q, const uint8_t *d, const int bits, group_scales *s)
+{
+    s->d = d;
+    s->has_min = bits < 6 && q->has_min;
+    s->has_factors = bits < 8 && q->has_factors;
+    s->is_short = bits == 6;
+    s->factors = d + (s->has_min ? 4 : 2) * RT_PANEL;
+    s->min_factors = s->factors + q->group / q->run * RT_PANEL;
+    for (int v = 0; s->is_short && v < VECTORS; v++) s->short_d[v] = load_f16(d + 32 * v);
+}
+
+ALWAYS void scale_from(const group_scales *s, uint32_t i, const tile *t, rc_vf acc[][VECTORS],
+                       rc_vf sum[][VECTORS], uint32_t run, int rows)
+{
+    rc_vf scale[VECTORS], min[VECTORS];
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) {
+        scale[v] = s->is_short ? s->short_d[v] : load_f16(s->d + 32 * v);
+        if (s->has_min) min[v] = load_f16(s->d + 2 * RT_PANEL + 32 * v);
+    }
+    if (s->has_factors) {
+        times_factors(scale, s->factors + i * RT_PANEL, s->is_short, 1, scale);
+        if (s->has_min) times_factors(min, s->min_factors + i * RT_PANEL, false, -1, min);
+    }
+    scale_run(t, acc, sum, run, scale, s->has_min ? min : NULL, rows, VECTORS);
+}
+#endif
 
 ALWAYS void sum_run(const tile *t, const code_block *b, int line, uint32_t k, rc_vf sum[][VECTORS],
                     const bool dots, const int bits, int rows)
 {
     const int lines = bits == 6 ? RT_QUANT_RUN_MIN / 4 : 8; /* of the formats with 6 bits a run is 16 k */
-    begin_run(sum, rows);
-#pragma GCC unroll 8
+    begin_run(sum, rows, VECTORS);
+#pragma GCC unroll LINES_TOGETHER
     for (int i = 0; i < lines; i++) direct_line(t, b, line + i, k + 4 * (uint32_t)i, sum, dots, bits, rows);
 }
 
@@ -298,11 +344,16 @@ ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
     code_block b = block_of(q, t->s->values, t->codes);
     size_t group_bytes = rt_quant_group_bytes(q), codes_bytes = rt_quant_codes_bytes(q);
     uint32_t run = 0;
-    begin(t, acc, rows);
+    begin(t, acc, rows, VECTORS);
     for (uint32_t k0 = 0; k0 < t->s->depth; k0 += q->group) {
         b.codes = t->codes + k0 / q->group * group_bytes;
         const uint8_t *d = b.codes + q->group / RT_QUANT_BLOCK * codes_bytes;
+#if defined(__AVX512F__)
         group_scales s = scales_of(q, d, bits);
+#else
+        group_scales s;
+        scales_of(q, d, bits, &s);
+#endif
         for (uint32_t k = k0, i = 0; k < k0 + q->group; k += RT_QUANT_BLOCK, b.codes += codes_bytes) {
             sum_run(t, &b, 0, k, sum, dots, bits, rows);
             scale_from(&s, i++, t, acc, sum, run++, rows);
@@ -311,7 +362,7 @@ ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
             scale_from(&s, i++, t, acc, sum, run++, rows);
         }
     }
-    end(t, acc, rows);
+    end(t, acc, rows, VECTORS);
 }
 
 #define DIRECT(kind, dots, bits, rows) \
@@ -320,8 +371,8 @@ ALWAYS void direct(const tile *t, const bool dots, const int bits, int rows)
 #define DIRECT_MORE(kind, dots, bits) DIRECT(kind, dots, bits, 3) DIRECT(kind, dots, bits, 4)
 #define DIRECT_NAMES(kind, bits) direct_##kind##_##bits##_3, direct_##kind##_##bits##_4
 #else
-#define DIRECT_MORE(kind, dots, bits)
-#define DIRECT_NAMES(kind, bits)
+#define DIRECT_MORE(kind, dots, bits) DIRECT(kind, dots, bits, 3)
+#define DIRECT_NAMES(kind, bits) direct_##kind##_##bits##_3
 #endif
 #define DIRECTS(kind, dots, bits) \
     DIRECT(kind, dots, bits, 1) DIRECT(kind, dots, bits, 2) DIRECT_MORE(kind, dots, bits) \
@@ -410,6 +461,13 @@ static tile tile_of(walk *w, place at, uint32_t k0, uint32_t row, uint32_t c)
     return t;
 }
 
+/* Columns of a tile: all where it reads codes. */
+static inline uint32_t stripe_of(const stretch *s, uint32_t rows)
+{
+    if (HAS_DIRECT && PANEL_ROWS < TILE_ROWS && !s->is_expanded) return RT_PANEL;
+    return 16 * (uint32_t)vectors_of((int)rows);
+}
+
 /* The first `rows` against k0 .. k0 + depth. */
 static void panel_stretch(walk *w, place at, uint32_t k0, uint32_t depth, uint32_t rows)
 {
@@ -421,7 +479,7 @@ static void panel_stretch(walk *w, place at, uint32_t k0, uint32_t depth, uint32
     for (uint32_t i = 0; i < tiles; i++) {
         uint32_t row, end_row;
         rt_share(rows, i, tiles, &row, &end_row);
-        uint32_t stripe = 16 * (uint32_t)vectors_of((int)(end_row - row));
+        uint32_t stripe = stripe_of(s, end_row - row);
         for (uint32_t c = 0; c < least(RT_PANEL, columns); c += stripe) {
             tile t = tile_of(w, at, k0, row, c);
             tiles_for(s)[end_row - row - 1](&t);
