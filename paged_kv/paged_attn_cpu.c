@@ -75,12 +75,13 @@ static uint32_t taking_steps(const work *w)
     return kv_word_elements(w->a->layout) > elements ? 0 : (w->dim + w->positions) / elements;
 }
 
-/* Spreads what is brought over the steps of a tile that `groups` of queries meet. */
-static void set_pace(const work *w, const tile *t, uint32_t groups, bool in_place, kv__ahead *ahead)
+/* Spreads what is brought over the steps of a tile that `groups` of about `queries` meet. */
+static void set_pace(const work *w, const tile *t, uint32_t groups, uint32_t queries, bool in_place,
+                     kv__ahead *ahead)
 {
     uint32_t keys = w->dim / w->form->word_elements, values = KV_TILE / w->form->word_elements;
-    uint32_t products = keys * (KV__TILE_VECTORS / KV__VECTORS);
-    products += values * (w->padded / RC_LANES) / KV__VECTORS;
+    uint32_t products = keys * (KV__TILE_VECTORS / kv__vectors(queries));
+    products += values * (w->padded / RC_LANES) / kv__vectors(queries);
     uint32_t taking = in_place ? 0 : t->strips_count * taking_steps(w);
     uint32_t lines = 2 * (uint32_t)((ahead->end + KV__LINE - 1) / KV__LINE);
     ahead->every = (int32_t)((groups * products + taking) / lines);
@@ -208,7 +209,7 @@ static void attend_tile(work *w, const run *r, uint32_t kv_head, const met *m)
     kv__half half[3];
     find_ahead(w, r, kv_head, in_place, half);
     kv__ahead ahead = {.half = half, .end = w->strip_bytes};
-    set_pace(w, t, groups, in_place, &ahead);
+    set_pace(w, t, groups, (m->end - m->first) / groups, in_place, &ahead);
     take_half(w, t, kv_head, in_place, false, &ahead);
     if (!KV__HALVES_APART) take_half(w, t, kv_head, in_place, true, &ahead);
     kv__few few;

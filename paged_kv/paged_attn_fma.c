@@ -143,13 +143,13 @@ ALWAYS void mean_body(const product *p, const bool in_pairs, uint32_t at, const 
     put_sums(p, at, sum, queries, vectors);
 }
 
-#define MAC_CASE(n)                                       \
-    case n:                                               \
-        if (adds) mean_body(p, in_pairs, at, n, vectors); \
-        else scores_body(p, in_pairs, at, n, vectors);    \
+#define MAC_CASE(n)                                                                 \
+    case n:                                                                         \
+        if (adds) mean_body(p, in_pairs, at, n, is_wide ? (int)kv__vectors(n) : 1); \
+        else scores_body(p, in_pairs, at, n, is_wide ? (int)kv__vectors(n) : 1);    \
         break
 ALWAYS void mac_queries(const product *p, const bool in_pairs, const bool adds, uint32_t at, uint32_t queries,
-                        const int vectors)
+                        const bool is_wide)
 {
     switch (queries) {
         MAC_CASE(1);
@@ -168,10 +168,10 @@ ALWAYS void mac_queries(const product *p, const bool in_pairs, const bool adds, 
 
 ALWAYS void mac(const product *p, const bool in_pairs, const bool adds, uint32_t queries, uint32_t vectors)
 {
+    const uint32_t wide = kv__vectors(queries);
     uint32_t v = 0;
-    for (; v + KV__VECTORS <= vectors; v += KV__VECTORS)
-        mac_queries(p, in_pairs, adds, RC_LANES * v, queries, KV__VECTORS);
-    for (; v < vectors; v++) mac_queries(p, in_pairs, adds, RC_LANES * v, queries, 1);
+    for (; v + wide <= vectors; v += wide) mac_queries(p, in_pairs, adds, RC_LANES * v, queries, true);
+    for (; v < vectors; v++) mac_queries(p, in_pairs, adds, RC_LANES * v, queries, false);
 }
 
 /* A query as float32. */

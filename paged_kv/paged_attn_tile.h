@@ -16,14 +16,22 @@
 
 enum { KV__TILE_VECTORS = KV_TILE / RC_LANES, KV__LINE = 64 };
 
-/* Queries x vectors held in registers: 24 + 5 of avx512's 32, 10 + 5 of the 16 that avx2 has. */
+/* The most queries, and vectors, whose sums are held in registers: 24 + 5 of avx512's 32, 8 or 10 + 5 of the
+ * 16 that avx2 has. */
 #if defined(__AVX512F__)
 enum { KV__QUERIES = 6, KV__VECTORS = 4 };
 #elif defined(__AVX2__)
-enum { KV__QUERIES = 5, KV__VECTORS = 1 };
+enum { KV__QUERIES = 5, KV__VECTORS = 2 };
 #else
 enum { KV__QUERIES = 2, KV__VECTORS = 1 };
 #endif
+
+/* Vectors that so many queries meet at once. On AVX2 one or two queries with one vector would wait for their
+ * sums, which take four cycles an element. */
+static inline __attribute__((always_inline)) uint32_t kv__vectors(uint32_t queries)
+{
+    return KV__VECTORS == 2 && queries > 2 ? 1 : KV__VECTORS;
+}
 
 /* Whether all of a head's queries get their weights before V is added to any, so that they meet half a tile
  * at a time: 16 KiB of floats in one place for both halves stay in an L1 of 48 KiB beside queries and what is
