@@ -74,11 +74,11 @@ class Comparison(unittest.TestCase):
         self.check_generated(case, choice, tolerance)
 
 
-    def float32(self, name, flags=(), start=mica.start_alone):
+    def float32(self, name, flags=(), start=mica.start_alone, again=2):
         """Cold with prompt_logprobs and, in the same batch, again without: those may read the cache."""
         folder, rng = mica.GOLDEN / name, mica.seeded("golden", name, *flags)
         todo = [(c, {"prompt_logprobs": 5}) for c in mica.cases_of(folder)]
-        todo += [(c, {}) for c, _ in todo for _ in range(2)]
+        todo += [(c, {}) for c, _ in todo for _ in range(again)]
         rng.shuffle(todo)
         answers = mica.run([body_of(c, **more) for c, more in todo], folder,
                            ["--dtype", "float32", *knobs(rng), *flags], mica.adapters_of(folder), start)
