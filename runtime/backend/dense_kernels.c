@@ -5,8 +5,9 @@
  * same chains and choose only what is in registers together, so rows, threads and tiles change no bit.
  *
  * Few rows: panel after panel, each block straight from memory: a linear stream. Many rows: depth block
- * after depth block, so that the packed rows of one block stay in L2 for all panels; but with AVX2 the first
- * tile over a bf16 block leaves it widened to float32 for the others. By multiply-adds those meet two panels:
+ * after depth block, so that the packed rows of one block stay in L2 for all panels; except with AVX2, the
+ * first tile over a bf16 block leaves it widened to float32 for the others. By multiply-adds with AVX-512 those
+ * meet two panels:
  *
  *                          panel              panel
  *     7 to 12 rows of x    a tile that widens, each
