@@ -6,7 +6,7 @@
  *
  * Few rows: panel after panel, each block straight from memory: a linear stream. Many rows: depth block
  * after depth block, so that the packed rows of one block stay in L2 for all panels; except with AVX2, the
- * first tile over a bf16 block leaves it widened to float32 for the others. By multiply-adds with AVX-512 those
+ * first tile over a bf16 block leaves it widened to float32 for the others. By AVX-512's multiply-adds those
  * meet two panels:
  *
  *                          panel              panel
