@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 import unittest
 
@@ -63,6 +62,20 @@ class Tenants:
 
     def stream(self, who, r=None):
         return self.server.inference.GenerateStream(r or request(), metadata=bearer(f"{who}-key"), timeout=120)
+
+    def future(self, who, r=None, timeout=120):
+        return self.server.inference.Generate.future(r or request(), metadata=bearer(f"{who}-key"), timeout=timeout)
+
+    def held(self, who, requests):
+        """Calls of requests of which a tenant's queue takes all but one, after the server has refused that one."""
+        calls = [self.future(who, r) for r in requests]
+        until = time.monotonic() + 60
+        while not any(c.done() for c in calls):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        refused = next(c for c in calls if c.done())
+        assert refused.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "max_queue" in refused.details(), refused
+        return [c for c in calls if c is not refused]
 
     def cached(self, who, r):
         _, call = self.server.inference.Generate.with_call(r, metadata=bearer(f"{who}-key"), timeout=60)
@@ -232,7 +245,7 @@ class Order(Checks):
             calls = []
             for first in (*range(1, 14), 200):
                 r = request(2 if first == 200 else 400, first=first)
-                call = t.server.inference.Generate.future(r, metadata=bearer("a-key"), timeout=60)
+                call = t.future("a", r)
                 call.add_done_callback(lambda _, first=first: ended.append(first))
                 calls.append(call)
             for call in calls:
@@ -244,20 +257,9 @@ class Limits(Checks):
     def test_concurrency_and_queue(self):
         with Tenants(tenant("a", max_concurrency=1, max_queue=1), tenant("b", max_concurrency=2, max_queue=0),
                      flags=serve.slow_device()) as t:
-            first = t.stream("a", request(400))
+            first = t.stream("a", request(450))
             next(iter(first))
-            second = t.stream("a", request(3, first=60))
-            waiting = threading.Thread(target=list, args=(second,))
-            waiting.start()
-            until = time.monotonic() + 30
-            while True:  # the second may still be on its way
-                try:
-                    t.generate("a", request(1, first=99))
-                except grpc.RpcError as e:
-                    self.assertEqual(e.code(), Code.RESOURCE_EXHAUSTED)
-                    self.assertIn("max_queue", e.details())
-                    break
-                self.assertLess(time.monotonic(), until)
+            waiting, = t.held("a", [request(3, first=60), request(3, first=99)])
             streams = [t.stream("b", request(400, first=i)) for i in (20, 80)]
             for s in streams:
                 next(iter(s))
@@ -265,8 +267,7 @@ class Limits(Checks):
             self.assertIn("max_concurrency 2", refused.details())
             for s in (first, *streams):
                 s.cancel()
-            waiting.join(60)
-            self.assertFalse(waiting.is_alive())
+            self.assertEqual(len(waiting.result().outputs.token_ids), 3)
             t.generate("a")
             t.generate("b")
 
@@ -280,13 +281,14 @@ class Limits(Checks):
             running = t.stream("a", request(450))
             next(iter(running))
             cancelled = t.stream("a")
-            late = t.server.inference.Generate.future(request(), metadata=bearer("a-key"), timeout=0.05)
+            late = t.future("a", timeout=0.05)
             self.assertEqual(late.exception().code(), Code.DEADLINE_EXCEEDED)
-            aborted = t.stream("a", request(request_id="gone"))
-            time.sleep(0.05)  # it arrives
+            aborted = t.future("a", request(request_id="gone"))
             cancelled.cancel()
-            t.server.control.Abort(control.AbortRequest(request_ids=["gone"]), metadata=bearer("a-key"))
-            self.assertEqual(tokens_of(aborted), 0)
+            while not aborted.done():  # an Abort that is there before it finds nothing
+                t.server.control.Abort(control.AbortRequest(request_ids=["gone"]), metadata=bearer("a-key"))
+                time.sleep(0.05)
+            self.assertEqual(list(aborted.result().outputs.token_ids), [])
             running.cancel()
             t.generate("a")
 
@@ -323,13 +325,13 @@ class Limits(Checks):
             self.assertRegex(refused.details(), r"tokens_per_minute 100 is used up: try again in \d+ s")
 
     def test_the_drain_lets_held_requests_run(self):
-        with Tenants(tenant("a", max_concurrency=1)) as t:
-            calls = [t.stream("a", request(40, first=i)) for i in range(4)]
-            next(iter(calls[0]))
-            time.sleep(0.2)
+        with Tenants(tenant("a", max_concurrency=1, max_queue=3), flags=serve.slow_device()) as t:
+            running = t.stream("a", request(450))
+            next(iter(running))
+            held = t.held("a", [request(10, first=i) for i in range(4)])
             t.server.process.terminate()
-            for call in calls[1:]:
-                self.assertEqual(tokens_of(call), 40)
+            for call in held:
+                self.assertEqual(len(call.result().outputs.token_ids), 10)
             self.assertEqual(t.server.process.wait(60), 0, t.server.said())
 
 
