@@ -67,8 +67,8 @@ RC_MUST_CHECK rc_code rt_flags_parse(const rt_flag_set *sets, size_t sets_count,
                                      rt_texts *rest, rc_msg *msg);
 /* A line for every flag that has help, under its set's title, in at most 80 columns. */
 void rt_flags_help(const rt_flag_set *sets, size_t sets_count, FILE *out);
-/* Names only, several a line: for sets too long for one screen. */
-void rt_flags_help_short(const rt_flag_set *set, FILE *out);
+/* Names only, several a line, each once: for sets too long for one screen. All have titles. */
+void rt_flags_help_short(const rt_flag_set *sets, size_t sets_count, FILE *out);
 
 RC_MUST_CHECK rc_code rt_texts_add(rt_texts *t, const char *text, rc_msg *msg);
 void rt_texts_deinit(rt_texts *t);

@@ -30,19 +30,34 @@ void rt_flags_help(const rt_flag_set *sets, size_t sets_count, FILE *out)
     }
 }
 
-void rt_flags_help_short(const rt_flag_set *set, FILE *out)
+/* As when they are parsed, the first set that has a name has it. */
+static bool is_taken(const rt_flag_set *sets, size_t sets_count, const char *name)
+{
+    for (size_t s = 0; s < sets_count; s++)
+        for (size_t i = 0; i < sets[s].count; i++)
+            if (!strcmp(sets[s].flags[i].name, name)) return true;
+    return false;
+}
+
+static void print_names(const rt_flag_set *sets, size_t at, FILE *out)
 {
     char usage[COLUMNS * 2];
     int column = 0;
-    fprintf(out, "%s\n", set->title);
-    for (size_t i = 0; i < set->count; i++) {
-        if (!set->flags[i].help) continue;
-        int n = usage_of(&set->flags[i], usage, sizeof usage);
+    fprintf(out, "%s\n", sets[at].title);
+    for (size_t i = 0; i < sets[at].count; i++) {
+        const rt_flag *f = &sets[at].flags[i];
+        if (!f->help || is_taken(sets, at, f->name)) continue;
+        int n = usage_of(f, usage, sizeof usage);
         if (column && column + n + 2 > COLUMNS) {
             fprintf(out, "\n");
             column = 0;
         }
-        column += fprintf(out, "%s%s", column ? "  " : "  ", usage);
+        column += fprintf(out, "  %s", usage);
     }
     fprintf(out, "\n");
+}
+
+void rt_flags_help_short(const rt_flag_set *sets, size_t sets_count, FILE *out)
+{
+    for (size_t s = 0; s < sets_count; s++) print_names(sets, s, out);
 }

@@ -52,7 +52,6 @@ static const char *value_of(rt_completion_shape shape)
     case RT_SHAPE_NUMBER:
         return "X";
     case RT_SHAPE_STRING:
-        return "TEXT";
     case RT_SHAPE_STRINGS:
         return "TEXT";
     case RT_SHAPE_IDS:
@@ -285,8 +284,7 @@ static void print_help(const rt_flag_set *sets)
     printf("usage: mica generate --model PATH [flags] [-p TEXT | -]\n\n"
            "Answers one prompt; its text streams to stdout, and nothing else does.\n\n");
     rt_flags_help(sets, 1, stdout);
-    rt_flags_help_short(&sets[1], stdout);
-    rt_flags_help_short(&sets[2], stdout);
+    rt_flags_help_short(&sets[1], 2, stdout);
 }
 
 int rt_command_generate(int argc, char **argv)
