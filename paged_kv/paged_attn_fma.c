@@ -39,10 +39,10 @@ typedef struct left {
     size_t stride, twice;
 } left;
 
-ALWAYS rc_vf left_at(const left *a, int q, uint32_t i)
+ALWAYS const float *left_at(const left *a, int q, uint32_t i)
 {
     const float *row = q < 3 ? a->low : a->high;
-    return rc_vf_set1(row[(q % 3 == 0 ? 0 : q % 3 == 1 ? a->stride : a->twice) + i]);
+    return &row[(q % 3 == 0 ? 0 : q % 3 == 1 ? a->stride : a->twice) + i];
 }
 
 ALWAYS left left_of(const product *p)
@@ -56,14 +56,19 @@ ALWAYS void pass(left *a, uint32_t elements)
     a->high += elements;
 }
 
-/* sum[q][v] += a[q][i] * row[v]. */
+/* sum[q][v] += a[q][i] * row[v]. The sums of up to four queries by one vector GCC 12 keeps in 16 registers
+ * itself, and then in a better order: 5 % in cache. */
 ALWAYS void add_step(sums sum, const left *a, uint32_t i, const rc_vf row[KV__VECTORS], const int queries,
                      const int vectors)
 {
+    const bool is_tight = RC_REGISTERS == 16 && vectors == 1 && queries > 4;
     for (int q = 0; q < queries; q++) {
-        rc_vf x = left_at(a, q, i);
-        for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_fma(x, row[v], sum[q][v]);
+        const float *x = left_at(a, q, i);
+        if (is_tight) rc_vf_add_times(&sum[q][0], x, row[0]);
+        for (int v = 0; v < vectors && !is_tight; v++)
+            sum[q][v] = rc_vf_fma(rc_vf_set1(*x), row[v], sum[q][v]);
     }
+    if (is_tight) rc_vf_forget();
 }
 
 /* Element i, and i + 1 where words are pairs and `both`, of words that begin at b[v]. */
@@ -158,8 +163,6 @@ ALWAYS void mac_queries(const product *p, const bool in_pairs, const bool adds, 
         MAC_CASE(3);
         MAC_CASE(4);
         MAC_CASE(5);
-#endif
-#if defined(__AVX512F__)
         MAC_CASE(6);
 #endif
     }

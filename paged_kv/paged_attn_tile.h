@@ -16,12 +16,12 @@
 
 enum { KV__TILE_VECTORS = KV_TILE / RC_LANES, KV__LINE = 64 };
 
-/* The most queries, and vectors, whose sums are held in registers: 24 + 5 of avx512's 32, 8 or 10 + 5 of the
- * 16 that avx2 has. */
+/* The most queries, and vectors, whose sums are held in registers: 24 + 5 of avx512's 32, up to 12 + 4 of
+ * the 16 that avx2 has. */
 #if defined(__AVX512F__)
 enum { KV__QUERIES = 6, KV__VECTORS = 4 };
 #elif defined(__AVX2__)
-enum { KV__QUERIES = 5, KV__VECTORS = 2 };
+enum { KV__QUERIES = 6, KV__VECTORS = 2 };
 #else
 enum { KV__QUERIES = 2, KV__VECTORS = 1 };
 #endif

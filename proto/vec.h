@@ -69,7 +69,10 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch_l2(const void *
 /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits of a float. */
 #define RC_VF_ROUND_ 0x1.8p23f
 
-/* Each family's file defines rc_vf and
+/* What was loaded is not kept in a register for later: it would put something else out. */
+static inline __attribute__((always_inline)) void rc_vf_forget(void) { __asm__ volatile("" : : : "memory"); }
+
+/* Each family's file defines RC_REGISTERS, how many vector registers there are, rc_vf and
  *     rc_vf_zero()  rc_vf_set1(x)
  *     rc_vf_load(p)  rc_vf_load_n(p, n)  rc_vf_store(p, v)  rc_vf_store_n(p, v, n)       float32
  *     rc_vf_load_bf16(p)  rc_vf_load_bf16_n(p, n)                                        exact
@@ -80,6 +83,7 @@ static inline __attribute__((always_inline)) void rc_vf_prefetch_l2(const void *
  *     rc_vf_pair_low(v)  rc_vf_pair_high(v)          the bf16 in the low or high half of each word
  *     rc_vf_add sub mul div max min                  lane by lane
  *     rc_vf_fma(a, b, c)                             a * b + c
+ *     rc_vf_add_times(&sum, &x, v)                   sum = x * v + sum
  *     rc_vf_keep(v, n, fill)                         lanes below n of v, fill's from n on
  *     rc_vf_sum(v)  rc_vf_top(v)                     over the lanes
  *     rc_vf_any_above(v, x)                          whether a lane of v is greater than that of x

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+enum { RC_REGISTERS = 32 };
+
 typedef __m512 rc_vf;
 
 static inline __mmask16 rc_vf_mask_(uint32_t n) { return (__mmask16)((1u << n) - 1); }
@@ -90,6 +92,10 @@ static inline rc_vf rc_vf_div(rc_vf a, rc_vf b) { return _mm512_div_ps(a, b); }
 static inline rc_vf rc_vf_max(rc_vf a, rc_vf b) { return _mm512_max_ps(a, b); }
 static inline rc_vf rc_vf_min(rc_vf a, rc_vf b) { return _mm512_min_ps(a, b); }
 static inline rc_vf rc_vf_fma(rc_vf a, rc_vf b, rc_vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline void rc_vf_add_times(rc_vf *sum, const float *x, rc_vf v)
+{
+    *sum = rc_vf_fma(rc_vf_set1(*x), v, *sum);
+}
 static inline bool rc_vf_any_above(rc_vf v, rc_vf x)
 {
     return _mm512_cmp_ps_mask(v, x, _CMP_GT_OQ) != 0;

@@ -7,6 +7,8 @@ typedef float rc_v4f_ __attribute__((vector_size(16)));
 typedef int32_t rc_v4i_ __attribute__((vector_size(16)));
 typedef uint32_t rc_v4u_ __attribute__((vector_size(16)));
 
+enum { RC_REGISTERS = 16 };
+
 typedef struct rc_vf {
     rc_v4f_ q[4];
 } rc_vf;
@@ -100,6 +102,10 @@ static inline rc_vf rc_vf_min(rc_vf a, rc_vf b)
 static inline rc_vf rc_vf_fma(rc_vf a, rc_vf b, rc_vf c) { RC_VF_QUARTERS_(a.q[i] * b.q[i] + c.q[i]); }
 #undef RC_VF_QUARTERS_
 
+static inline void rc_vf_add_times(rc_vf *sum, const float *x, rc_vf v)
+{
+    *sum = rc_vf_fma(rc_vf_set1(*x), v, *sum);
+}
 static inline bool rc_vf_any_above(rc_vf v, rc_vf x)
 {
     rc_v4i_ above = {0};

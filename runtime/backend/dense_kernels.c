@@ -112,18 +112,11 @@ enum { K_PAIRS = PAIRS || SIXTEEN_REGISTERS ? 4 : 1 };
 /* Every tile widens bf16 itself: on Zen 3 shifts and masks have ports beside the multiply-adds', and a block
  * that the first one left as float32 would be twice the bytes to read from L2.
  *
- * One k into the accumulators of vector v, in assembly: left to choose, GCC 12 moves accumulators about and
- * keeps one in memory, where a store and a load take longer than the multiply-add that waits for them: half
- * the speed. Beside 12 there are registers for a vector of w, a number of x and a mask. */
+ * One k into the accumulators of vector v. */
 ALWAYS void step_vector(rc_vf acc[][VECTORS], int v, rc_vf w, const float *x, int rows)
 {
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; r++, x += RT_X_STRIDE / sizeof *x) {
-        __m256 a;
-        __asm__("vbroadcastss %3, %2\n\tvfmadd231ps %4, %2, %0\n\tvfmadd231ps %5, %2, %1"
-                : "+x"(acc[r][v].lo), "+x"(acc[r][v].hi), "=&x"(a)
-                : "m"(*x), "x"(w.lo), "x"(w.hi));
-    }
+    for (int r = 0; r < rows; r++) rc_vf_add_times(&acc[r][v], x + r * (RT_X_STRIDE / sizeof *x), w);
 }
 
 /* The even k of a pair, then the odd one, for which the pair is loaded again: no register could keep it. */
@@ -135,7 +128,7 @@ ALWAYS void step_bf16(rc_vf acc[][VECTORS], const uint16_t *w, const float *x, i
         const int odd = i / vectors, v = i % vectors;
         rc_vf pairs = rc_vf_load_bits(w + 32 * v);
         step_vector(acc, v, odd ? rc_vf_pair_high(pairs) : rc_vf_pair_low(pairs), x + odd, rows);
-        __asm__ volatile("" : : : "memory"); /* nothing loaded outlives it */
+        rc_vf_forget();
     }
 }
 
