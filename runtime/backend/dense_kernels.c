@@ -92,7 +92,7 @@ ALWAYS void tile_f32(const tile *t, int rows)
             __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + 16 * v);
-            step_f32(acc, b, x, rows);
+            step_f32(acc, b, x, rows, vectors);
         }
         tile_end(t, acc, rows, k0, k1);
     }
@@ -180,9 +180,9 @@ ALWAYS void tile_pairs(const tile *t, int rows, bool keeps)
         }
         wide += 2 * RT_PANEL;
         bring(ahead, w);
-        step_f32(acc, even, x, rows);
+        step_f32(acc, even, x, rows, vectors);
         bring(ahead + t->ahead_step, w + RT_PANEL);
-        step_f32(acc, odd, x + 1, rows);
+        step_f32(acc, odd, x + 1, rows, vectors);
         ahead += 2 * t->ahead_step;
     }
     tile_end(t, acc, rows, 0, t->depth);

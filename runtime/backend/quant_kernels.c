@@ -87,7 +87,7 @@ ALWAYS void run_f32(rc_vf sum[][VECTORS], const float *w, const float *x, uint32
             rc_vf b[VECTORS];
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++) b[v] = rc_vf_load(w + i * RT_PANEL + 16 * v);
-            step_f32(sum, b, x + i, rows);
+            step_f32(sum, b, x + i, rows, vectors);
         }
 }
 
@@ -209,17 +209,6 @@ static void min_pair(const tile *t, const tile *u) { pair_runs(t, u, true); }
 #if defined(__AVX2__)
 /* ---- tiles of few rows: each code goes from its line through registers into the product ---- */
 
-/* step_f32 of all columns, however many rows. */
-ALWAYS void step_panel(rc_vf sum[][VECTORS], const rc_vf w[VECTORS], const float *x, int rows)
-{
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
-#pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++) sum[r][v] = rc_vf_fma(a, w[v], sum[r][v]);
-    }
-}
-
 ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k, rc_vf sum[][VECTORS],
                         const bool dots, const int bits, int rows)
 {
@@ -240,8 +229,8 @@ ALWAYS void direct_line(const tile *t, const code_block *b, int line, uint32_t k
         const float *x = (const float *)(const void *)t->x + k;
         values_of(b, line, o, bits, &even[0], &odd[0]);
         values_of(b, line, o + 1, bits, &even[1], &odd[1]);
-        step_panel(sum, even, x, rows);
-        step_panel(sum, odd, x + 1, rows);
+        step_f32(sum, even, x, rows, VECTORS);
+        step_f32(sum, odd, x + 1, rows, VECTORS);
     }
     (void)dots;
 }

@@ -62,9 +62,8 @@ enum { L2_AHEAD = 32 << 10 }; /* bytes of a stream that comes to L2 first */
 #endif
 
 /* One k into each accumulator: x's rows, RT_X_STRIDE bytes apart, by `w`'s columns. */
-ALWAYS void step_f32(rc_vf acc[][VECTORS], const rc_vf w[VECTORS], const float *x, int rows)
+ALWAYS void step_f32(rc_vf acc[][VECTORS], const rc_vf w[VECTORS], const float *x, int rows, int vectors)
 {
-    const int vectors = vectors_of(rows);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
         rc_vf a = rc_vf_set1(x[r * (RT_X_STRIDE / sizeof *x)]);
