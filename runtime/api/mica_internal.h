@@ -126,6 +126,9 @@ RC_MUST_CHECK rc_code mica__plan_open(const mica_options *o, const mica__device 
 void mica__plan_shape(const mica__plan *plan, adapter_shape *shape);
 rt_wire_limits mica__plan_wire(const mica__plan *plan);
 void mica__plan_free(mica__plan *plan); /* zeroed is allowed */
+
+/* runtime/api/plan_table.c */
+uint64_t mica__rank_bytes(const mica__rank_plan *r);
 uint64_t mica__plan_bytes(const mica__plan *plan); /* without adapters and the program */
 void mica__plan_print(const mica *m, uint64_t program_bytes);
 
