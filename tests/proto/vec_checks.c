@@ -104,6 +104,22 @@ static void check_trees(uint64_t *state)
     }
 }
 
+/* What is written in assembly has the bits of the multiply-add that it stands for. */
+static void check_products(uint64_t *state)
+{
+    float x, v[16], sums[16], sum[16], want[16];
+    for (int i = 0; i < 16; i++) {
+        v[i] = (float)(next(state) >> 8) * 0x1p-20f - 8;
+        sums[i] = (float)(next(state) >> 8) * 0x1p-12f;
+    }
+    x = v[next(state) % 16] * 3;
+    rc_vf of_sum = rc_vf_load(sums);
+    rc_vf_add_times(&of_sum, &x, rc_vf_load(v));
+    rc_vf_store(sum, of_sum);
+    rc_vf_store(want, rc_vf_fma(rc_vf_set1(x), rc_vf_load(v), rc_vf_load(sums)));
+    for (int i = 0; i < 16; i++) RC_ASSERT(rc_f32_to_bits(sum[i]) == rc_f32_to_bits(want[i]));
+}
+
 static void check_transpose(void)
 {
     rc_vf r[16];
@@ -127,6 +143,7 @@ void RC_FAMILY(vec_check_moves)(void)
         odd_bits(&state, u);
         check_whole(u);
         check_trees(&state);
+        check_products(&state);
         for (uint32_t n = 0; n <= 16; n++) check_partial(u, n);
     }
     check_transpose();
