@@ -116,7 +116,7 @@ static void copy_rows(const kv__rows *r)
 /* Whether K and V are stored in words that the form's products take. */
 static bool are_words(const work *w)
 {
-    return w->a->layout->element_bytes * w->form->word_elements == sizeof(uint32_t);
+    return w->a->layout->element_bytes * w->form->word_elements == w->form->word_bytes;
 }
 
 /* K or V of strip i of the tile, of the unit's head `head`, to its place among strips of 16 positions. */
@@ -137,21 +137,29 @@ static void take_strip(const work *w, const tile *t, uint32_t i, uint32_t head, 
     else w->form->widen(&r);
 }
 
+/* Whether strips, as they are stored, are what the products expect. */
+static bool are_strips_whole(const work *w) { return w->positions == KV_STRIP && w->dim == w->padded; }
+
 /* Words of a tile that few queries meet are used where they are stored; strips of one head lie a power of two
  * apart, so that not all of a tile stays in the L1 for many. */
 static bool is_used_in_place(const work *w, uint32_t groups)
 {
-    return groups == 1 && are_words(w) && w->positions == KV_STRIP && w->dim == w->padded;
+    return groups == 1 && are_words(w) && are_strips_whole(w);
 }
 
 /* K or V of the tile, of the unit's head `head`. */
 static void take_half(work *w, const tile *t, uint32_t head, bool in_place, bool is_value, kv__ahead *ahead)
 {
     const uint32_t **half = is_value ? w->v : w->k;
+    const float **scales = is_value ? w->v_scales : w->k_scales;
     size_t from = head * w->heads_apart + (is_value ? w->value_offset : 0);
     for (uint32_t i = 0; i < t->strips_count; i++) {
-        if (in_place) half[i] = (const uint32_t *)(const void *)(t->strips[i] + from);
-        else take_strip(w, t, i, head, is_value, ahead);
+        if (!in_place) {
+            take_strip(w, t, i, head, is_value, ahead);
+            continue;
+        }
+        half[i] = (const uint32_t *)(const void *)(t->strips[i] + from);
+        scales[i] = (const float *)(const void *)(t->scales[i] + from);
     }
     for (uint32_t i = 0; i < KV__STRIPS && !in_place; i++)
         half[i] = is_value ? w->v_room + i * KV_STRIP / w->form->word_elements * w->padded
@@ -159,13 +167,15 @@ static void take_half(work *w, const tile *t, uint32_t head, bool in_place, bool
 }
 
 /* Without a bf16 dot a tile of bf16 that many queries meet is widened once, if there are registers to use
- * that. */
-static const kv__form *form_of(uint32_t element_bytes, bool is_met_once)
+ * that. One of int8 always is, but on AVX2 where few meet it: floats would fill the L1 that it comes from. */
+static const kv__form *form_of(const work *w, bool is_met_once)
 {
+    const uint32_t element_bytes = w->a->layout->element_bytes;
 #if defined(__AVX512BF16__)
     if (element_bytes <= 2) return &RC_FAMILY(kv__form_dot);
 #elif defined(__AVX2__) && !defined(__AVX512F__)
     if (element_bytes == 2) return &RC_FAMILY(kv__form_pairs);
+    if (element_bytes == 1 && is_met_once && are_strips_whole(w)) return &RC_FAMILY(kv__form_bytes);
 #endif
     return element_bytes == 2 && is_met_once ? &RC_FAMILY(kv__form_pairs) : &RC_FAMILY(kv__form_fma);
 }
@@ -204,7 +214,7 @@ static void attend_tile(work *w, const run *r, uint32_t kv_head, const met *m)
 {
     const tile *t = &r->tiles[r->now];
     uint32_t groups = groups_of(m), state = kv_head * r->unit->count;
-    w->form = form_of(w->a->layout->element_bytes, groups == 1);
+    w->form = form_of(w, groups == 1);
     bool in_place = is_used_in_place(w, groups);
     kv__half half[3];
     find_ahead(w, r, kv_head, in_place, half);
@@ -313,10 +323,11 @@ void RC_FAMILY(kv_attn_cpu)(const kv_attn *a, uint32_t part, uint32_t parts, voi
 {
     uint32_t dim = a->layout->head_dim, padded = (dim + RC_LANES - 1) / RC_LANES * RC_LANES;
     float *at = (float *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
-    work w = {.a = a, .form = form_of(a->layout->element_bytes, true), .dim = dim, .padded = padded};
+    work w = {.a = a, .dim = dim, .padded = padded};
     w.ratio = a->heads / a->layout->kv_heads;
     w.block_shift = (uint32_t)__builtin_ctz(a->layout->block_tokens);
     w.positions = kv_strip_positions(a->layout);
+    w.form = form_of(&w, true);
     w.strip_bytes = kv_strip_bytes(a->layout);
     w.heads_apart = 2 * kv_head_bytes(a->layout);
     w.value_offset = kv_head_bytes(a->layout);

@@ -246,6 +246,6 @@ static void add(const kv__work *w, kv__ahead *ahead, const kv__few *few)
     dot(&mean, true, few->count, w->padded / RC_LANES);
 }
 
-const kv__form RC_FAMILY(kv__form_dot) = {2, take_query, widen_int8, weigh, add};
+const kv__form RC_FAMILY(kv__form_dot) = {2, sizeof(uint32_t), take_query, widen_int8, weigh, add};
 
 #endif

@@ -6,9 +6,9 @@
  * several vectors of accumulators fill the registers; neither their number nor the order of queries changes a
  * bit.
  *
- * There are two forms, which give the same bits. One takes float32, to which a tile is widened once; the
- * other takes pairs of bf16 and widens them where they are multiplied, which costs more for many queries and
- * saves the copy: on AVX2 always, as float32 K and V of a tile would fill an L1 of 32 KiB.
+ * There are forms, which give the same bits. One takes float32, to which a tile is widened once; others take
+ * pairs of bf16, or int8, and widen them where they are multiplied, which costs more for many queries and
+ * saves the copy: pairs on AVX2 always, as float32 K and V of a tile would fill an L1 of 32 KiB.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -17,11 +17,15 @@
 
 #define ALWAYS static inline __attribute__((always_inline))
 
+/* What is multiplied. int8 are multiplied with scales first: K's with one for each lane, V's for each row. */
+typedef enum word_kind { FLOATS, PAIRS, BYTES_OF_K, BYTES_OF_V } word_kind;
+
 typedef struct product {
     const float *a;           /* [queries][a_stride] */
     size_t a_stride;
     const uint32_t *const *b; /* strips */
-    size_t b_stride;          /* of V's rows */
+    const float *const *scales; /* of int8 strips */
+    size_t b_stride;          /* of V's rows, in elements or pairs of them */
     float *c;                 /* [queries][c_stride] */
     size_t c_stride;
     uint32_t depth;
@@ -71,38 +75,59 @@ ALWAYS void add_step(sums sum, const left *a, uint32_t i, const rc_vf row[KV__VE
     if (is_tight) rc_vf_forget();
 }
 
-/* Element i, and i + 1 where words are pairs and `both`, of words that begin at b[v]. */
-ALWAYS void add_words(sums sum, const left *a, uint32_t i, const uint32_t *const b[KV__VECTORS],
-                      const bool in_pairs, const bool both, const int queries, const int vectors)
+/* A row of words. scale: where those of its int8 are, of V's the one that all have. */
+ALWAYS rc_vf row_at(const word_kind kind, const uint32_t *b, const float *scale)
+{
+    if (kind == FLOATS) return rc_vf_load_bits(b);
+    if (kind == PAIRS) return rc_vf_pair_low(rc_vf_load_bits(b));
+    rc_vf numbers = rc_vf_load_i8((const int8_t *)b);
+    return rc_vf_mul(numbers, kind == BYTES_OF_K ? rc_vf_load(scale) : rc_vf_set1(*scale));
+}
+
+/* Right operands of a run: words of strips, and scales. */
+typedef struct right {
+    const uint32_t *words[KV__VECTORS];
+    const float *scales[KV__VECTORS];
+    size_t stride; /* of rows, in words of memory */
+} right;
+
+/* Element i, and i + 1 where words are pairs and `both`, of words where b is. */
+ALWAYS void add_words(sums sum, const left *a, uint32_t i, const right *b, const word_kind kind,
+                      const bool both, const int queries, const int vectors)
 {
     rc_vf row[KV__VECTORS];
-    for (int v = 0; v < vectors; v++) {
-        rc_vf words = rc_vf_load_bits(b[v]);
-        row[v] = in_pairs ? rc_vf_pair_low(words) : words;
-    }
+    for (int v = 0; v < vectors; v++) row[v] = row_at(kind, b->words[v], b->scales[v]);
     add_step(sum, a, i, row, queries, vectors);
-    if (!in_pairs || !both) return;
-    for (int v = 0; v < vectors; v++) row[v] = rc_vf_pair_high(rc_vf_load_bits(b[v]));
+    if (kind != PAIRS || !both) return;
+    for (int v = 0; v < vectors; v++) row[v] = rc_vf_pair_high(rc_vf_load_bits(b->words[v]));
     add_step(sum, a, i + 1, row, queries, vectors);
 }
 
-/* The next `depth` elements, of rows of words `stride` apart. */
-ALWAYS void add_run(sums sum, left *a, const uint32_t *b[KV__VECTORS], size_t stride, uint32_t depth,
-                    kv__ahead *ahead, const bool in_pairs, const int queries, const int vectors)
+ALWAYS void next_row(right *b, const word_kind kind, const int vectors)
 {
-    const uint32_t elements = in_pairs ? 2 : 1;
+    for (int v = 0; v < vectors; v++) {
+        b->words[v] += b->stride;
+        if (kind == BYTES_OF_V) b->scales[v]++;
+    }
+}
+
+/* The next `depth` elements. */
+ALWAYS void add_run(sums sum, left *a, right *b, uint32_t depth, kv__ahead *ahead, const word_kind kind,
+                    const int queries, const int vectors)
+{
+    const uint32_t elements = kind == PAIRS ? 2 : 1;
     for (; depth >= STEP; depth -= STEP) {
         kv__bring_next(ahead, STEP / elements);
 #pragma GCC unroll 4
         for (uint32_t i = 0; i < STEP; i += elements) {
-            add_words(sum, a, i, b, in_pairs, true, queries, vectors);
-            for (int v = 0; v < vectors; v++) b[v] += stride;
+            add_words(sum, a, i, b, kind, true, queries, vectors);
+            next_row(b, kind, vectors);
         }
         pass(a, STEP);
     }
     for (; depth; depth -= depth < elements ? depth : elements) {
-        add_words(sum, a, 0, b, in_pairs, depth >= elements, queries, vectors);
-        for (int v = 0; v < vectors; v++) b[v] += stride;
+        add_words(sum, a, 0, b, kind, depth >= elements, queries, vectors);
+        next_row(b, kind, vectors);
         pass(a, elements);
     }
 }
@@ -113,36 +138,48 @@ ALWAYS void put_sums(const product *p, uint32_t at, sums sum, const int queries,
         for (int v = 0; v < vectors; v++) rc_vf_store(p->c + q * p->c_stride + at + RC_LANES * v, sum[q][v]);
 }
 
+/* Words of memory that so many elements, or pairs of them, take. */
+ALWAYS size_t words_of(const word_kind kind, size_t count)
+{
+    return kind < BYTES_OF_K ? count : count / sizeof(uint32_t);
+}
+
 /* Of strips at / 16 on, c[q] = sum over the dimensions, in order, of a[q][d] * k[d]. */
-ALWAYS void scores_body(const product *p, const bool in_pairs, uint32_t at, const int queries,
+ALWAYS void scores_body(const product *p, const word_kind kind, uint32_t at, const int queries,
                         const int vectors)
 {
     kv__ahead ahead = *p->ahead; /* in registers meanwhile */
     left a = left_of(p);
-    const uint32_t *b[KV__VECTORS];
+    right b = {.stride = words_of(kind, KV_STRIP)};
     sums sum;
-    for (int v = 0; v < vectors; v++) b[v] = p->b[at / RC_LANES + v];
+    for (int v = 0; v < vectors; v++) {
+        b.words[v] = p->b[at / RC_LANES + v];
+        if (kind == BYTES_OF_K) b.scales[v] = p->scales[at / RC_LANES + v];
+    }
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_zero();
-    add_run(sum, &a, b, KV_STRIP, p->depth, &ahead, in_pairs, queries, vectors);
+    add_run(sum, &a, &b, p->depth, &ahead, kind, queries, vectors);
     *p->ahead = ahead;
     put_sums(p, at, sum, queries, vectors);
 }
 
 /* Columns from `at` on: c[q] += sum over the positions, in order, of a[q][t] * v[t]. */
-ALWAYS void mean_body(const product *p, const bool in_pairs, uint32_t at, const int queries,
+ALWAYS void mean_body(const product *p, const word_kind kind, uint32_t at, const int queries,
                       const int vectors)
 {
     kv__ahead ahead = *p->ahead;
     left a = left_of(p);
-    const uint32_t *b[KV__VECTORS];
+    right b = {.stride = words_of(kind, p->b_stride)};
     sums sum;
     for (int q = 0; q < queries; q++)
         for (int v = 0; v < vectors; v++) sum[q][v] = rc_vf_load(p->c + q * p->c_stride + at + RC_LANES * v);
     for (uint32_t t = 0; t < p->depth; t += KV_STRIP) {
         uint32_t depth = p->depth - t < KV_STRIP ? p->depth - t : KV_STRIP;
-        for (int v = 0; v < vectors; v++) b[v] = p->b[t / KV_STRIP] + at + RC_LANES * v;
-        add_run(sum, &a, b, p->b_stride, depth, &ahead, in_pairs, queries, vectors);
+        for (int v = 0; v < vectors; v++) {
+            b.words[v] = p->b[t / KV_STRIP] + words_of(kind, at + RC_LANES * v);
+            if (kind == BYTES_OF_V) b.scales[v] = p->scales[t / KV_STRIP];
+        }
+        add_run(sum, &a, &b, depth, &ahead, kind, queries, vectors);
     }
     *p->ahead = ahead;
     put_sums(p, at, sum, queries, vectors);
@@ -150,11 +187,11 @@ ALWAYS void mean_body(const product *p, const bool in_pairs, uint32_t at, const 
 
 #define MAC_CASE(n)                                                                 \
     case n:                                                                         \
-        if (adds) mean_body(p, in_pairs, at, n, is_wide ? (int)kv__vectors(n) : 1); \
-        else scores_body(p, in_pairs, at, n, is_wide ? (int)kv__vectors(n) : 1);    \
+        if (adds) mean_body(p, kind, at, n, is_wide ? (int)kv__vectors(n) : 1);     \
+        else scores_body(p, kind, at, n, is_wide ? (int)kv__vectors(n) : 1);        \
         break
-ALWAYS void mac_queries(const product *p, const bool in_pairs, const bool adds, uint32_t at, uint32_t queries,
-                        const bool is_wide)
+ALWAYS void mac_queries(const product *p, const word_kind kind, const bool adds, uint32_t at,
+                        uint32_t queries, const bool is_wide)
 {
     switch (queries) {
         MAC_CASE(1);
@@ -169,12 +206,12 @@ ALWAYS void mac_queries(const product *p, const bool in_pairs, const bool adds, 
 }
 #undef MAC_CASE
 
-ALWAYS void mac(const product *p, const bool in_pairs, const bool adds, uint32_t queries, uint32_t vectors)
+ALWAYS void mac(const product *p, const word_kind kind, const bool adds, uint32_t queries, uint32_t vectors)
 {
     const uint32_t wide = kv__vectors(queries);
     uint32_t v = 0;
-    for (; v + wide <= vectors; v += wide) mac_queries(p, in_pairs, adds, RC_LANES * v, queries, true);
-    for (; v < vectors; v++) mac_queries(p, in_pairs, adds, RC_LANES * v, queries, false);
+    for (; v + wide <= vectors; v += wide) mac_queries(p, kind, adds, RC_LANES * v, queries, true);
+    for (; v < vectors; v++) mac_queries(p, kind, adds, RC_LANES * v, queries, false);
 }
 
 /* A query as float32. */
@@ -280,32 +317,36 @@ static void widen(const kv__rows *r)
     else widen_bf16(r);
 }
 
-ALWAYS void weigh(const kv__work *w, kv__ahead *ahead, const kv__few *few, const bool in_pairs)
+ALWAYS void weigh(const kv__work *w, kv__ahead *ahead, const kv__few *few, const word_kind kind)
 {
-    product scores = {.a = w->q + (size_t)few->query * w->dim, .a_stride = w->dim, .b = w->k, .c = few->p,
-                      .c_stride = KV_TILE, .depth = w->dim, .ahead = ahead};
-    mac(&scores, in_pairs, false, few->count, (few->visible + RC_LANES - 1) / RC_LANES);
+    product scores = {.a = w->q + (size_t)few->query * w->dim, .a_stride = w->dim, .b = w->k,
+                      .scales = w->k_scales, .c = few->p, .c_stride = KV_TILE, .depth = w->dim,
+                      .ahead = ahead};
+    mac(&scores, kind, false, few->count, (few->visible + RC_LANES - 1) / RC_LANES);
     weigh_few(w, few);
 }
 
-ALWAYS void add(const kv__work *w, kv__ahead *ahead, const kv__few *few, const bool in_pairs)
+ALWAYS void add(const kv__work *w, kv__ahead *ahead, const kv__few *few, const word_kind kind)
 {
-    product mean = {.a = few->p, .a_stride = KV_TILE, .b = w->v, .b_stride = w->padded,
+    product mean = {.a = few->p, .a_stride = KV_TILE, .b = w->v, .scales = w->v_scales, .b_stride = w->padded,
                     .c = w->out + (size_t)few->query * w->padded, .c_stride = w->padded,
                     .depth = few->visible, .ahead = ahead};
-    mac(&mean, in_pairs, true, few->count, w->padded / RC_LANES);
+    mac(&mean, kind, true, few->count, w->padded / RC_LANES);
 }
 
-static void weigh_floats(const kv__work *w, kv__ahead *ahead, const kv__few *few)
-{
-    weigh(w, ahead, few, false);
-}
-static void weigh_pairs(const kv__work *w, kv__ahead *ahead, const kv__few *few)
-{
-    weigh(w, ahead, few, true);
-}
-static void add_floats(const kv__work *w, kv__ahead *ahead, const kv__few *few) { add(w, ahead, few, false); }
-static void add_pairs(const kv__work *w, kv__ahead *ahead, const kv__few *few) { add(w, ahead, few, true); }
-
-const kv__form RC_FAMILY(kv__form_fma) = {1, take_query, widen, weigh_floats, add_floats};
-const kv__form RC_FAMILY(kv__form_pairs) = {2, take_query, NULL, weigh_pairs, add_pairs};
+#define FORM(name, elements, bytes, widens, of_k, of_v) \
+    static void weigh_##name(const kv__work *w, kv__ahead *ahead, const kv__few *few) \
+    { \
+        weigh(w, ahead, few, of_k); \
+    } \
+    static void add_##name(const kv__work *w, kv__ahead *ahead, const kv__few *few) \
+    { \
+        add(w, ahead, few, of_v); \
+    } \
+    const kv__form RC_FAMILY(kv__form_##name) = {elements, bytes, take_query, \
+                                                 widens, weigh_##name, add_##name};
+FORM(fma, 1, sizeof(float), widen, FLOATS, FLOATS)
+FORM(pairs, 2, sizeof(uint32_t), NULL, PAIRS, PAIRS)
+#if defined(__AVX2__) && !defined(__AVX512F__)
+FORM(bytes, 1, sizeof(int8_t), NULL, BYTES_OF_K, BYTES_OF_V)
+#endif

@@ -92,10 +92,10 @@ typedef struct kv__few {
 typedef struct kv__work kv__work;
 
 typedef struct kv__form {
-    uint32_t word_elements; /* of the words that the products take: one float32 or two bf16 */
+    uint32_t word_elements, word_bytes; /* of what the products take: a float32, two bf16, or an int8 */
     /* One query's dim floats, times the scale, become w->q's row. */
     void (*take_query)(const kv__work *w, uint32_t query, const float *from);
-    /* Makes such words of rows that are stored in others. */
+    /* Makes such words of rows that are stored in others; NULL where none ever are. */
     void (*widen)(const kv__rows *r);
     /* Weights of the tile's positions, of q and K; what was summed is made to fit them. */
     void (*weigh)(const kv__work *w, kv__ahead *ahead, const kv__few *few);
@@ -112,6 +112,7 @@ struct kv__work {
     size_t strip_bytes, heads_apart, value_offset;
     const uint32_t *k[KV__STRIPS]; /* [dims or pairs of them][16] */
     const uint32_t *v[KV__STRIPS]; /* [positions or pairs of them][padded] */
+    const float *k_scales[KV__STRIPS], *v_scales[KV__STRIPS]; /* [positions], of int8 words */
     uint32_t *k_room, *v_room;     /* for a tile's that are not used as they are stored; may be the same */
     float *q;                      /* [queries][dim] floats of room */
     float *p;                      /* [queries of a head, or KV__QUERIES][64]: scores, then weights */
@@ -124,6 +125,8 @@ extern const kv__form RC_FAMILY(kv__form_fma);
 extern const kv__form RC_FAMILY(kv__form_pairs);
 #if defined(__AVX512BF16__)
 extern const kv__form RC_FAMILY(kv__form_dot);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+extern const kv__form RC_FAMILY(kv__form_bytes);
 #endif
 
 static inline void kv__bring(const char *line) { __builtin_prefetch(line, 0, 3); }
