@@ -21,12 +21,12 @@
 typedef enum word_kind { FLOATS, PAIRS, BYTES_OF_K, BYTES_OF_V } word_kind;
 
 typedef struct product {
-    const float *a;           /* [queries][a_stride] */
+    const float *a;             /* [queries][a_stride] */
     size_t a_stride;
-    const uint32_t *const *b; /* strips */
+    const uint32_t *const *b;   /* strips */
     const float *const *scales; /* of int8 strips */
-    size_t b_stride;          /* of V's rows, in elements or pairs of them */
-    float *c;                 /* [queries][c_stride] */
+    size_t b_stride;            /* of V's rows, in elements or pairs of them */
+    float *c;                   /* [queries][c_stride] */
     size_t c_stride;
     uint32_t depth;
     kv__ahead *ahead;
