@@ -171,13 +171,16 @@ static void take_half(work *w, const tile *t, uint32_t head, bool in_place, bool
 static const kv__form *form_of(const work *w, bool is_met_once)
 {
     const uint32_t element_bytes = w->a->layout->element_bytes;
+    (void)is_met_once;
 #if defined(__AVX512BF16__)
     if (element_bytes <= 2) return &RC_FAMILY(kv__form_dot);
 #elif defined(__AVX2__) && !defined(__AVX512F__)
     if (element_bytes == 2) return &RC_FAMILY(kv__form_pairs);
     if (element_bytes == 1 && is_met_once && are_strips_whole(w)) return &RC_FAMILY(kv__form_bytes);
+#else
+    if (element_bytes == 2 && is_met_once) return &RC_FAMILY(kv__form_pairs);
 #endif
-    return element_bytes == 2 && is_met_once ? &RC_FAMILY(kv__form_pairs) : &RC_FAMILY(kv__form_fma);
+    return &RC_FAMILY(kv__form_fma);
 }
 
 /* Queries [first, end) of a unit's, for each of its heads; they start with query `head` of a row that sees

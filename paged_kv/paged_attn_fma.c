@@ -346,7 +346,9 @@ ALWAYS void add(const kv__work *w, kv__ahead *ahead, const kv__few *few, const w
     const kv__form RC_FAMILY(kv__form_##name) = {elements, bytes, take_query, \
                                                  widens, weigh_##name, add_##name};
 FORM(fma, 1, sizeof(float), widen, FLOATS, FLOATS)
+#if !defined(__AVX512BF16__)
 FORM(pairs, 2, sizeof(uint32_t), NULL, PAIRS, PAIRS)
+#endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
 FORM(bytes, 1, sizeof(int8_t), NULL, BYTES_OF_K, BYTES_OF_V)
 #endif

@@ -121,11 +121,14 @@ struct kv__work {
     float *top;                    /* [queries]: the score whose weight is 1 */
 };
 
+/* Which of them a family has. */
 extern const kv__form RC_FAMILY(kv__form_fma);
-extern const kv__form RC_FAMILY(kv__form_pairs);
 #if defined(__AVX512BF16__)
 extern const kv__form RC_FAMILY(kv__form_dot);
-#elif defined(__AVX2__) && !defined(__AVX512F__)
+#else
+extern const kv__form RC_FAMILY(kv__form_pairs);
+#endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
 extern const kv__form RC_FAMILY(kv__form_bytes);
 #endif
 
