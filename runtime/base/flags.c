@@ -39,7 +39,7 @@ void rt_texts_deinit(rt_texts *t)
     *t = (rt_texts){0};
 }
 
-static bool is_same_name(const char *name, const char *given, size_t given_bytes)
+bool rt__is_flag_name(const char *name, const char *given, size_t given_bytes)
 {
     if (strlen(name) != given_bytes) return false;
     for (size_t i = 0; i < given_bytes; i++)
@@ -60,11 +60,11 @@ static bool find(const parse *p, const char *arg, match *m)
     for (size_t s = 0; s < p->sets_count; s++) {
         for (size_t i = 0; i < p->sets[s].count; i++) {
             const rt_flag *f = &p->sets[s].flags[i];
-            bool is_named = is_long ? is_same_name(f->name, name, bytes)
-                                    : f->alias && is_same_name(f->alias, name, bytes);
+            bool is_named = is_long ? rt__is_flag_name(f->name, name, bytes)
+                                    : f->alias && rt__is_flag_name(f->alias, name, bytes);
             bool is_negated = is_long && is_truth(f) && bytes > 3 && !strncmp(name, "no", 2) &&
                               (name[2] == '-' || name[2] == '_') &&
-                              is_same_name(f->name, name + 3, bytes - 3);
+                              rt__is_flag_name(f->name, name + 3, bytes - 3);
             if (!is_named && !is_negated) continue;
             *m = (match){f, p->sets[s].target, is_negated, equals ? equals + 1 : NULL};
             return true;

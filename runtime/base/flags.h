@@ -65,6 +65,8 @@ typedef struct rt_flag_set {
 /* `rest`: NULL, then anything but flags is refused; else what is left, "-" and all after "--" included. */
 RC_MUST_CHECK rc_code rt_flags_parse(const rt_flag_set *sets, size_t sets_count, int argc, char **argv,
                                      rt_texts *rest, rc_msg *msg);
+/* Whether that is the name that was given; - and _ are one. */
+bool rt__is_flag_name(const char *name, const char *given, size_t given_bytes);
 /* A line for every flag that has help, under its set's title, in at most 80 columns. */
 void rt_flags_help(const rt_flag_set *sets, size_t sets_count, FILE *out);
 /* Names only, several a line, each once: for sets too long for one screen. All have titles. */

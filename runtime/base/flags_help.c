@@ -35,7 +35,7 @@ static bool is_taken(const rt_flag_set *sets, size_t sets_count, const char *nam
 {
     for (size_t s = 0; s < sets_count; s++)
         for (size_t i = 0; i < sets[s].count; i++)
-            if (!strcmp(sets[s].flags[i].name, name)) return true;
+            if (rt__is_flag_name(sets[s].flags[i].name, name, strlen(name))) return true;
     return false;
 }
 
