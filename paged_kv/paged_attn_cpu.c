@@ -154,12 +154,12 @@ static void take_half(work *w, const tile *t, uint32_t head, bool in_place, bool
     const float **scales = is_value ? w->v_scales : w->k_scales;
     size_t from = head * w->heads_apart + (is_value ? w->value_offset : 0);
     for (uint32_t i = 0; i < t->strips_count; i++) {
-        if (!in_place) {
+        if (in_place) {
+            half[i] = (const uint32_t *)(const void *)(t->strips[i] + from);
+            scales[i] = (const float *)(const void *)(t->scales[i] + from);
+        } else {
             take_strip(w, t, i, head, is_value, ahead);
-            continue;
         }
-        half[i] = (const uint32_t *)(const void *)(t->strips[i] + from);
-        scales[i] = (const float *)(const void *)(t->scales[i] + from);
     }
     for (uint32_t i = 0; i < KV__STRIPS && !in_place; i++)
         half[i] = is_value ? w->v_room + i * KV_STRIP / w->form->word_elements * w->padded
