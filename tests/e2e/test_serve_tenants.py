@@ -63,7 +63,7 @@ class Tenants:
     def stream(self, who, r=None):
         return self.server.inference.GenerateStream(r or request(), metadata=bearer(f"{who}-key"), timeout=120)
 
-    def future(self, who, r=None, timeout=120):
+    def future(self, who, r=None, timeout=60):
         return self.server.inference.Generate.future(r or request(), metadata=bearer(f"{who}-key"), timeout=timeout)
 
     def held(self, who, requests):
@@ -328,10 +328,10 @@ class Limits(Checks):
         with Tenants(tenant("a", max_concurrency=1, max_queue=3), flags=serve.slow_device()) as t:
             running = t.stream("a", request(450))
             next(iter(running))
-            held = t.held("a", [request(10, first=i) for i in range(4)])
+            held = t.held("a", [request(40, first=i) for i in range(4)])
             t.server.process.terminate()
             for call in held:
-                self.assertEqual(len(call.result().outputs.token_ids), 10)
+                self.assertEqual(len(call.result().outputs.token_ids), 40)
             self.assertEqual(t.server.process.wait(60), 0, t.server.said())
 
 
